@@ -1,0 +1,313 @@
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"silica.dev/silica/internal/guest/guestpb"
+	"silica.dev/silica/internal/guest/guestpb/guestpbconnect"
+	"silica.dev/silica/sandbox"
+)
+
+// Limits on what an agent's answers may make the host hold.
+const (
+	maxMessage   = 4 << 20 // one RPC message
+	maxErrorBody = 4 << 10
+	maxErrorText = 1 << 10
+)
+
+// lost is what callers see when the sandbox stops answering.
+var lost = sandbox.E(sandbox.Conflict, sandbox.CodeSandboxGone, "the sandbox stopped answering")
+
+// Client talks to one sandbox's agent. It keeps connections open between calls
+// and may be used by many goroutines.
+type Client struct {
+	rpc  guestpbconnect.AgentClient
+	http *http.Client
+}
+
+// NewClient returns a client that reaches the agent through dial.
+func NewClient(dial func(context.Context) (net.Conn, error)) *Client {
+	t := &http.Transport{
+		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		MaxIdleConnsPerHost: 4,
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true,
+		ReadBufferSize:      4 << 10,
+		WriteBufferSize:     32 << 10,
+		ForceAttemptHTTP2:   false,
+	}
+	hc := &http.Client{Transport: t}
+	return &Client{
+		http: hc,
+		rpc:  guestpbconnect.NewAgentClient(hc, base, connect.WithReadMaxBytes(maxMessage)),
+	}
+}
+
+// base is the URL prefix; the host part is never looked up.
+const base = "http://agent"
+
+// Close drops the kept connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// unary makes one call and classifies its error.
+func unary[Req, Res any](ctx context.Context, call func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req) (*Res, error) {
+	res, err := call(ctx, connect.NewRequest(req))
+	if err != nil {
+		return nil, classify(ctx, err)
+	}
+	return res.Msg, nil
+}
+
+// Init gives the sandbox its identity; see the RPC.
+func (c *Client) Init(ctx context.Context, req *guestpb.InitRequest) (*guestpb.InitResponse, error) {
+	return unary(ctx, c.rpc.Init, req)
+}
+
+// Metrics reads memory, disk and process counts as seen inside.
+func (c *Client) Metrics(ctx context.Context) (*guestpb.MetricsResponse, error) {
+	return unary(ctx, c.rpc.Metrics, &guestpb.MetricsRequest{})
+}
+
+// Relieve ends the process that holds the most memory.
+func (c *Client) Relieve(ctx context.Context) (*guestpb.RelieveResponse, error) {
+	return unary(ctx, c.rpc.Relieve, &guestpb.RelieveRequest{})
+}
+
+// SendInput writes to a process's stdin or terminal.
+func (c *Client) SendInput(ctx context.Context, req *guestpb.SendInputRequest) error {
+	_, err := unary(ctx, c.rpc.SendInput, req)
+	return err
+}
+
+// Resize changes a terminal's size.
+func (c *Client) Resize(ctx context.Context, pid, cols, rows uint32) error {
+	_, err := unary(ctx, c.rpc.Resize, &guestpb.ResizeRequest{Pid: pid, Pty: &guestpb.Pty{Cols: cols, Rows: rows}})
+	return err
+}
+
+// Signal sends a signal to a process or its whole tree.
+func (c *Client) Signal(ctx context.Context, req *guestpb.SignalRequest) error {
+	_, err := unary(ctx, c.rpc.Signal, req)
+	return err
+}
+
+// Processes lists what was started and is still known.
+func (c *Client) Processes(ctx context.Context) ([]*guestpb.ListProcessesResponse_Process, error) {
+	res, err := unary(ctx, c.rpc.ListProcesses, &guestpb.ListProcessesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	return res.Processes, nil
+}
+
+// Stat describes a path without following a final symlink.
+func (c *Client) Stat(ctx context.Context, path string) (*guestpb.Entry, error) {
+	res, err := unary(ctx, c.rpc.Stat, &guestpb.StatRequest{Path: path})
+	if err != nil {
+		return nil, err
+	}
+	return res.Entry, nil
+}
+
+// ListDir lists a folder, depth levels deep, sorted by path.
+func (c *Client) ListDir(ctx context.Context, path string, depth uint32) ([]*guestpb.Entry, error) {
+	res, err := unary(ctx, c.rpc.ListDir, &guestpb.ListDirRequest{Path: path, Depth: depth})
+	if err != nil {
+		return nil, err
+	}
+	return res.Entries, nil
+}
+
+// MakeDir makes a folder.
+func (c *Client) MakeDir(ctx context.Context, req *guestpb.MakeDirRequest) (*guestpb.Entry, error) {
+	res, err := unary(ctx, c.rpc.MakeDir, req)
+	if err != nil {
+		return nil, err
+	}
+	return res.Entry, nil
+}
+
+// Move renames a file or folder.
+func (c *Client) Move(ctx context.Context, from, to string) (*guestpb.Entry, error) {
+	res, err := unary(ctx, c.rpc.Move, &guestpb.MoveRequest{From: from, To: to})
+	if err != nil {
+		return nil, err
+	}
+	return res.Entry, nil
+}
+
+// Remove deletes a file or folder.
+func (c *Client) Remove(ctx context.Context, path string, recursive bool) error {
+	_, err := unary(ctx, c.rpc.Remove, &guestpb.RemoveRequest{Path: path, Recursive: recursive})
+	return err
+}
+
+// Start runs a process and yields its events in order: Started first, Exited
+// last. Leaving the loop, or cancelling ctx, ends the stream, and with it the
+// process tree unless it was detached. After an error the sequence ends.
+func (c *Client) Start(ctx context.Context, req *guestpb.StartRequest) iter.Seq2[*guestpb.ProcessEvent, error] {
+	return stream(ctx, c.rpc.Start, req)
+}
+
+// Watch yields changes below a folder until ctx is cancelled.
+func (c *Client) Watch(ctx context.Context, req *guestpb.WatchRequest) iter.Seq2[*guestpb.WatchEvent, error] {
+	return stream(ctx, c.rpc.Watch, req)
+}
+
+// Notices yields what befalls the sandbox until the connection breaks.
+func (c *Client) Notices(ctx context.Context, after uint64) iter.Seq2[*guestpb.Notice, error] {
+	return stream(ctx, c.rpc.Notices, &guestpb.NoticesRequest{After: after})
+}
+
+func stream[Req, Msg any](ctx context.Context, call func(context.Context, *connect.Request[Req]) (*connect.ServerStreamForClient[Msg], error), req *Req) iter.Seq2[*Msg, error] {
+	return func(yield func(*Msg, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		s, err := call(ctx, connect.NewRequest(req))
+		if err != nil {
+			yield(nil, classify(ctx, err))
+			return
+		}
+		for s.Receive() {
+			if !yield(s.Msg(), nil) {
+				cancel()
+				_ = s.Close()
+				return
+			}
+		}
+		if err := s.Err(); err != nil {
+			yield(nil, classify(ctx, err))
+		}
+		_ = s.Close()
+	}
+}
+
+// File is a file's body being read.
+type File struct {
+	io.ReadCloser
+	Size     int64 // of the whole file
+	Modified time.Time
+}
+
+// ReadFile opens a regular file from byte offset on.
+func (c *Client) ReadFile(ctx context.Context, path string, offset int64) (*File, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/files?path="+url.QueryEscape(path), nil)
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", path, err)
+	}
+	if offset > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	res, err := c.do(req)
+	if err != nil {
+		return nil, err
+	}
+	f := &File{ReadCloser: res.Body, Size: res.ContentLength + offset}
+	f.Modified, _ = http.ParseTime(res.Header.Get("Last-Modified"))
+	return f, nil
+}
+
+// WriteFile replaces the file at path with body, whole or not at all. mode 0
+// keeps an existing file's permissions, or 0644.
+func (c *Client) WriteFile(ctx context.Context, path string, mode uint32, body io.Reader) (size int64, err error) {
+	u := base + "/files?path=" + url.QueryEscape(path)
+	if mode != 0 {
+		u += "&mode=" + strconv.FormatUint(uint64(mode), 8)
+	}
+	return c.put(ctx, http.MethodPut, u, body)
+}
+
+// Spool stores body under a fresh name inside the sandbox, for a caller that
+// does not know the path yet. Commit or Remove it.
+func (c *Client) Spool(ctx context.Context, body io.Reader) (path string, size int64, err error) {
+	res, err := c.send(ctx, http.MethodPost, base+"/files/spool", body)
+	return res.Path, res.Size, err
+}
+
+// Commit moves a spooled file to its place, making parents.
+func (c *Client) Commit(ctx context.Context, from, to string) error {
+	_, err := c.put(ctx, http.MethodPost, base+"/files/commit?from="+url.QueryEscape(from)+"&to="+url.QueryEscape(to), nil)
+	return err
+}
+
+// written is the agent's answer on the writing file routes.
+type written struct {
+	Path string `json:"path"`
+	Size int64  `json:"size"`
+}
+
+func (c *Client) put(ctx context.Context, method, u string, body io.Reader) (int64, error) {
+	res, err := c.send(ctx, method, u, body)
+	return res.Size, err
+}
+
+func (c *Client) send(ctx context.Context, method, u string, body io.Reader) (w written, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
+	if err != nil {
+		return w, fmt.Errorf("%s: %w", method, err)
+	}
+	res, err := c.do(req)
+	if err != nil {
+		return w, err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxErrorBody)).Decode(&w); err != nil {
+		return w, lost.Because(err)
+	}
+	return w, nil
+}
+
+// do sends a request to a file route and turns any other answer than a success
+// into a classified error.
+func (c *Client) do(req *http.Request) (*http.Response, error) {
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, classify(req.Context(), err)
+	}
+	if res.StatusCode < 300 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(res.Body, maxErrorText))
+	return nil, believed(res.Header.Get(CodeHeader), string(text))
+}
+
+// classify turns an error of the transport or of the agent into one of ours.
+// The caller's own cancellation stays what it is.
+func classify(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var mine *sandbox.Error
+	if errors.As(err, &mine) { // from dial, or from the body we were sending
+		return err
+	}
+	var ce *connect.Error
+	if errors.As(err, &ce) && connect.IsWireError(err) {
+		return believed(ce.Meta().Get(CodeHeader), ce.Message())
+	}
+	return lost.Because(err)
+}
+
+func believed(code, message string) error {
+	if len(message) > maxErrorText {
+		message = message[:maxErrorText]
+	}
+	kind, ok := codes[code]
+	if !ok {
+		return fmt.Errorf("agent answered %q: %s", code, message)
+	}
+	return sandbox.E(kind, code, message)
+}

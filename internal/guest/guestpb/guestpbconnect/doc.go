@@ -1,0 +1,3 @@
+// Package guestpbconnect is generated from guest.proto: the Connect client and
+// handler of the agent's service.
+package guestpbconnect

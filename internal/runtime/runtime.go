@@ -1,0 +1,104 @@
+// Package runtime is the contract between the supervisor and whatever isolates
+// sandboxes from the host and from each other, so that the rules need not know
+// the technology.
+//
+// # Terms
+//
+// An image is a read-only root file system; a snapshot is the memory and the
+// writable layer of a sandbox at rest. Both are named by content ([sandbox.Ref])
+// and fetched by the driver itself; no host path crosses this contract, because
+// the driver may run on another machine.
+//
+// # What a driver promises
+//
+//   - Everything it makes on a host is named after the sandbox ID, or can be
+//     found from it after a crash: every method works with nothing but the ID.
+//   - Sandboxes outlive the daemon and the driver. What runs goes on running
+//     when either is killed, and List names it afterwards.
+//   - Calls for one ID never overlap, but for Dial, Wait and Usage, which may
+//     overlap with each other and with Destroy; calls for different IDs do.
+//   - Destroy is the only way to free anything, and always safe to repeat.
+//   - Errors are classified ([sandbox.Error]); Start says by
+//     [ErrSnapshotUnusable] that only the snapshot is to blame.
+package runtime
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"silica.dev/silica/sandbox"
+)
+
+// ErrSnapshotUnusable says that a start failed because the snapshot could not
+// be restored (missing, damaged, of another engine). Nothing is left behind and
+// the same sandbox may be started without a snapshot.
+var ErrSnapshotUnusable = errors.New("snapshot can't be restored")
+
+// StartRequest says what to start.
+type StartRequest struct {
+	ID        sandbox.ID
+	Resources sandbox.Resources
+	Image     sandbox.Ref // always set: a snapshot refers to its image's files
+	Snapshot  sandbox.Ref // empty: boot from the image
+}
+
+// Exit says how a sandbox ended without being asked to.
+type Exit struct {
+	// Reason is a sentence for the user: "out of memory: …".
+	Reason string
+	// OutOfMemory is set when the host killed it for exceeding its limit.
+	OutOfMemory bool
+}
+
+// Driver runs sandboxes on one isolation technology.
+type Driver interface {
+	// Start returns once the guest agent accepts connections. On an error
+	// nothing is left behind.
+	Start(ctx context.Context, req StartRequest) error
+	// Destroy ends the sandbox and frees everything it held on the host. An
+	// unknown or half-started ID is a success.
+	Destroy(ctx context.Context, id sandbox.ID) error
+	// Dial connects to a TCP port inside. The connection breaks when the
+	// sandbox dies; it never hangs on a dead one. [sandbox.NotFound] for an
+	// unknown ID.
+	Dial(ctx context.Context, id sandbox.ID, port uint16) (net.Conn, error)
+	// Wait blocks until the sandbox is gone, whoever ended it, and says why.
+	// [sandbox.NotFound] for an unknown ID. Several may wait.
+	Wait(ctx context.Context, id sandbox.ID) (Exit, error)
+	// List names every sandbox that holds anything on the host, started,
+	// half-started or half-destroyed, sorted.
+	List(ctx context.Context) ([]sandbox.ID, error)
+}
+
+// Snapshotter is a Driver that can keep a running sandbox's memory and files.
+type Snapshotter interface {
+	// Snapshot stores memory and writable layer of a running sandbox and
+	// returns once the blob is durable. The sandbox goes on running.
+	Snapshot(ctx context.Context, id sandbox.ID) (sandbox.Ref, error)
+	// SnapshotKey names what a snapshot of a sandbox of this size fixes: the
+	// driver's version, and what of the size can't be changed by a restore.
+	// A snapshot serves exactly the requests with the same key.
+	SnapshotKey(res sandbox.Resources) string
+}
+
+// Usage is what a sandbox has used since it started.
+type Usage struct {
+	CPU        time.Duration
+	Memory     int64 // bytes now
+	NetworkIn  int64 // bytes received by the sandbox
+	NetworkOut int64
+}
+
+// Meter is a Driver that measures.
+type Meter interface {
+	Usage(ctx context.Context, id sandbox.ID) (Usage, error)
+}
+
+// Pooler is a Driver that can make what every start needs ahead of time.
+type Pooler interface {
+	// Prepare keeps n empty slots ready for sandboxes of this image and size,
+	// replacing what an earlier call asked for. It returns at once.
+	Prepare(ctx context.Context, image sandbox.Ref, res sandbox.Resources, n int) error
+}

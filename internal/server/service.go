@@ -1,0 +1,56 @@
+// Package server speaks HTTP so that the rules need not: it reads requests,
+// checks keys and limits, asks the supervisor, and writes answers and errors in
+// the one shape each route promises.
+package server
+
+import (
+	"context"
+	"iter"
+
+	"silica.dev/silica/internal/event"
+	"silica.dev/silica/internal/guest"
+	"silica.dev/silica/sandbox"
+)
+
+// Sandboxes is what the routes ask of the supervisor. An id is what stands in
+// the path: unchecked. One of another tenant and one that never was give the
+// same sandbox.NotFound after the same work.
+type Sandboxes interface {
+	// Create answers once the sandbox runs, or when the configured wait is
+	// over, whichever is first.
+	Create(ctx context.Context, c sandbox.Caller, req sandbox.CreateRequest) (sandbox.Sandbox, error)
+	Get(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
+	List(ctx context.Context, c sandbox.Caller, f sandbox.Filter) ([]sandbox.Sandbox, error)
+	Destroy(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
+	// Guest admits work on a running sandbox; CodeNotRunning otherwise. The
+	// connection is the supervisor's: don't close it. ctx is cancelled with a
+	// classified cause when the sandbox ends.
+	Guest(ctx context.Context, c sandbox.Caller, id string) (context.Context, *guest.Client, sandbox.Sandbox, error)
+	// Ready blocks until the sandbox is ready or can't be any more, or ctx ends.
+	Ready(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
+}
+
+// Events is the log of what happened.
+type Events interface {
+	// Follow yields the events of one sandbox that came after seq, then those
+	// that come, until ctx ends. A reader too slow for live output misses
+	// some of it, never a stored event.
+	Follow(ctx context.Context, id sandbox.ID, after int64) iter.Seq2[event.Event, error]
+	// Publish shows a live event to whoever follows just now. It never blocks.
+	Publish(event.Event)
+	// Record stores an event and shows it.
+	Record(ctx context.Context, e event.Event) error
+}
+
+// Accounts is who may call. Secrets are looked up by hash and never kept.
+type Accounts interface {
+	Authenticate(ctx context.Context, secret string) (sandbox.Caller, error)
+	CreateTenant(ctx context.Context, t sandbox.Tenant) (sandbox.Tenant, error)
+	Tenants(ctx context.Context) ([]sandbox.Tenant, error)
+	// DeleteTenant refuses with a Conflict while it has live sandboxes.
+	DeleteTenant(ctx context.Context, id sandbox.TenantID) error
+	// CreateKey makes a key and returns its secret, this once.
+	CreateKey(ctx context.Context, k sandbox.Key) (key sandbox.Key, secret string, err error)
+	Keys(ctx context.Context, tenant sandbox.TenantID) ([]sandbox.Key, error)
+	DeleteKey(ctx context.Context, tenant sandbox.TenantID, id string) error
+}

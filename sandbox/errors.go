@@ -1,0 +1,120 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Kind says what an error asks of the caller.
+type Kind int
+
+const (
+	Internal        Kind = iota // nothing; the details are in the daemon's log
+	Invalid                     // change the request: a value is wrong
+	Malformed                   // change the request: it could not be read
+	Unauthenticated             // present a key
+	Forbidden                   // ask for a wider key
+	NotFound                    // stop asking
+	Conflict                    // try again when the state has changed
+	TooLarge                    // send less
+	Exhausted                   // wait, or raise the quota
+	Unavailable                 // try again soon; nothing has happened
+	Timeout                     // it may have happened: look before you repeat
+)
+
+// Stable codes. Their spelling is part of the API: docs/errors.md.
+const (
+	CodeInternal         = "INTERNAL_ERROR"
+	CodeBadRequest       = "BAD_REQUEST"
+	CodeValidation       = "VALIDATION_ERROR"
+	CodeInvalidTemplate  = "INVALID_TEMPLATE"
+	CodeUnauthorized     = "UNAUTHORIZED"
+	CodeForbidden        = "FORBIDDEN"
+	CodeNotFound         = "NOT_FOUND"
+	CodeFileNotFound     = "FILE_NOT_FOUND"
+	CodeFileTooLarge     = "FILE_TOO_LARGE"
+	CodeBodyTooLarge     = "BODY_TOO_LARGE"
+	CodeInvalidPath      = "INVALID_PATH"
+	CodeIsDirectory      = "IS_A_DIRECTORY"
+	CodeNotDirectory     = "NOT_A_DIRECTORY"
+	CodeNotRegularFile   = "NOT_A_REGULAR_FILE"
+	CodePermissionDenied = "PERMISSION_DENIED"
+	CodeFileExists       = "FILE_EXISTS"
+	CodeNoSpace          = "NO_SPACE"
+	CodeSandboxLimit     = "SANDBOX_LIMIT_EXCEEDED"
+	CodeNotRunning       = "SANDBOX_NOT_RUNNING"
+	CodeSandboxGone      = "SANDBOX_LOST"
+	CodeTemplateNotReady = "TEMPLATE_NOT_READY"
+	CodeIdempotency      = "IDEMPOTENCY_PAYLOAD_MISMATCH"
+	CodeConflict         = "CONFLICT"
+	CodeRateLimited      = "RATE_LIMITED"
+	CodeExecTimeout      = "EXEC_TIMEOUT"
+	CodeTimeout          = "TIMEOUT"
+	CodeUnavailable      = "UNAVAILABLE"
+	CodeMethodNotAllowed = "METHOD_NOT_ALLOWED"
+	CodeHostFull         = "HOST_CAPACITY_EXHAUSTED"
+	CodeWorkdirNotFound  = "WORKING_DIR_NOT_FOUND"
+)
+
+// Error is a classified error. Message and Details go to the user; the wrapped
+// cause goes to the log and never leaves the daemon.
+type Error struct {
+	Kind    Kind
+	Code    string
+	Message string
+	Details map[string]any
+	cause   error
+}
+
+// E makes a classified error. message is a sentence for the user.
+func E(kind Kind, code, message string) *Error {
+	return &Error{Kind: kind, Code: code, Message: message}
+}
+
+// Field makes the error for a request field with an unusable value.
+func Field(name, message string) *Error {
+	return &Error{Kind: Invalid, Code: CodeValidation, Message: name + ": " + message,
+		Details: map[string]any{"field": name, "reason": message}}
+}
+
+// Because returns a copy of e that wraps cause, for the log.
+func (e *Error) Because(cause error) *Error {
+	c := *e
+	c.cause = cause
+	return &c
+}
+
+// With returns a copy of e with one more detail for the user.
+func (e *Error) With(key string, value any) *Error {
+	c := *e
+	c.Details = map[string]any{key: value}
+	for k, v := range e.Details {
+		c.Details[k] = v
+	}
+	return &c
+}
+
+func (e *Error) Error() string {
+	if e.cause != nil {
+		return fmt.Sprintf("%s: %s: %v", e.Code, e.Message, e.cause)
+	}
+	return e.Code + ": " + e.Message
+}
+
+func (e *Error) Unwrap() error { return e.cause }
+
+// AsError returns the first classified error in err's chain, or an Internal
+// one whose message tells nothing about the inside.
+func AsError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Kind: Internal, Code: CodeInternal, Message: "internal error", cause: err}
+}
+
+// HasCode tells whether err is classified with code.
+func HasCode(err error, code string) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == code
+}

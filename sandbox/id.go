@@ -1,0 +1,54 @@
+package sandbox
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"strings"
+	"time"
+)
+
+// ID names one sandbox for ever: "sbx_" and 26 characters, sortable by time of
+// creation, 80 bits of them random. Host resources carry it in their names.
+type ID string
+
+// TenantID names an isolated customer of this installation, "tnt_…".
+type TenantID string
+
+// Ref names immutable content, "sha256:" and 64 hex digits: an image or a
+// memory snapshot. Blobs cross package and machine borders only as a Ref.
+type Ref string
+
+// crockford is the alphabet of ULIDs in lower case: digits sort before
+// letters, and no letter can be mistaken for a digit.
+var crockford = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+
+// NewID returns a fresh sandbox ID.
+func NewID() ID { return ID(NewName("sbx_")) }
+
+// NewName returns prefix and 26 characters: 48 bits of milliseconds, 80 random.
+func NewName(prefix string) string {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16)
+	_, _ = rand.Read(b[6:]) // crypto/rand.Read never fails (Go 1.24)
+	return prefix + crockford.EncodeToString(b[:])
+}
+
+// NewSlug returns a short DNS label that starts with a letter, so that
+// "{port}-{slug}" host names can be taken apart again.
+func NewSlug() string {
+	var b [10]byte
+	_, _ = rand.Read(b[:])
+	return "s" + crockford.EncodeToString(b[:])[:11]
+}
+
+// ValidID tells whether s has the form of a sandbox ID. Use it before an ID
+// from outside becomes part of a path or a name.
+func ValidID(s string) bool {
+	rest, ok := strings.CutPrefix(s, "sbx_")
+	if !ok || len(rest) != 26 {
+		return false
+	}
+	_, err := crockford.DecodeString(rest)
+	return err == nil
+}

@@ -1,0 +1,102 @@
+package sandbox
+
+import "time"
+
+// Units of Spec.
+const (
+	MiB int64 = 1 << 20
+	// Core is one CPU in thousandths.
+	Core int64 = 1000
+)
+
+// Resources is the size of a sandbox.
+type Resources struct {
+	MilliCPU int64 // thousandths of a core
+	Memory   int64 // bytes
+	Disk     int64 // bytes of writable layer
+}
+
+// Spec is what a sandbox is made of, resolved: no defaults are left open.
+type Spec struct {
+	Template string // slug of the template
+	Image    string // slug of the root file system image the template resolved to
+	Resources
+	Env map[string]string // set for every process started in it
+}
+
+// External carries the caller's own names for whom a sandbox is for. They are
+// attribution and never authorise anything.
+type External struct {
+	Workspace, User, Project string
+}
+
+// BootPath says how a sandbox came to run.
+type BootPath string
+
+const (
+	BootSnapshot BootPath = "snapshot" // restored from its template's memory snapshot
+	BootPool     BootPath = "pool"     // restored ahead of time, then claimed
+	BootCold     BootPath = "cold"     // started from its root file system
+)
+
+// Sandbox is the record of one sandbox. The zero time means "not yet".
+type Sandbox struct {
+	ID        ID
+	Tenant    TenantID
+	Owner     string // the user whose key created it
+	Workspace string // UUID
+	Project   string // UUID
+	External  External
+	Name      string // chosen by the caller, may be empty
+	Slug      string // DNS label, unique
+	Spec      Spec
+	State     State
+	Ready     bool   // the agent has answered and identity is set
+	Reason    string // why it is in Failed
+	BootPath  BootPath
+	Boot      time.Duration // from the request to the agent's answer
+	Timeout   time.Duration // hard limit of running time
+	Idle      time.Duration // 0: no idle limit
+	Persist   bool          // pause instead of destroy when time is up (once pause exists)
+	AlwaysOn  bool          // no hard limit
+	AutoStart bool
+	Tags      []string
+	Metadata  map[string]any
+	// Freed says that the host holds nothing of it any more. A destroyed
+	// sandbox with Freed unset is cleaned up again after a restart.
+	Freed bool
+
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
+	StartedAt   time.Time
+	ReadyAt     time.Time
+	DestroyedAt time.Time
+}
+
+// Deadline is when the hard timeout ends the sandbox; zero for never.
+func (s Sandbox) Deadline() time.Time {
+	if s.AlwaysOn || s.Timeout <= 0 || s.StartedAt.IsZero() {
+		return time.Time{}
+	}
+	return s.StartedAt.Add(s.Timeout)
+}
+
+// Runtime is how long the sandbox ran, up to its end or to now.
+func (s Sandbox) Runtime(now time.Time) time.Duration {
+	if s.StartedAt.IsZero() {
+		return 0
+	}
+	if !s.DestroyedAt.IsZero() {
+		now = s.DestroyedAt
+	}
+	return now.Sub(s.StartedAt)
+}
+
+// Filter selects sandboxes of one tenant. Empty fields do not restrict.
+type Filter struct {
+	Tenant             TenantID
+	Workspace, Project string
+	External           External
+	State              State // empty: every public state but Destroyed
+	Limit, Offset      int   // Limit 0: the store's own bound
+}
