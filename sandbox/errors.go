@@ -54,6 +54,13 @@ const (
 	CodeMethodNotAllowed = "METHOD_NOT_ALLOWED"
 	CodeHostFull         = "HOST_CAPACITY_EXHAUSTED"
 	CodeWorkdirNotFound  = "WORKING_DIR_NOT_FOUND"
+	CodeRange            = "RANGE_NOT_SATISFIABLE"
+	CodeNoSuchTemplate   = "not_found" // lower case: so the catalogue's contract spells it
+	CodeDraining         = "DRAINING"      // the server takes no new sandboxes
+	CodeStartFailed      = "START_FAILED"  // event: the sandbox never came to run
+	CodeOutOfMemory      = "OUT_OF_MEMORY" // event
+	CodeProcessLimit     = "PROCESS_LIMIT" // event
+	CodeDiskFull         = "DISK_FULL"     // event
 )
 
 // Error is a classified error. Message and Details go to the user; the wrapped

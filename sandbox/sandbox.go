@@ -19,6 +19,7 @@ type Resources struct {
 // Spec is what a sandbox is made of, resolved: no defaults are left open.
 type Spec struct {
 	Template string // slug of the template
+	Revision string // of the template, once it is resolved
 	Image    string // slug of the root file system image the template resolved to
 	Resources
 	Env map[string]string // set for every process started in it
