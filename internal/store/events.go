@@ -1,0 +1,58 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"silica.dev/silica/internal/event"
+	"silica.dev/silica/sandbox"
+)
+
+// AppendEvent stores an event and returns it with its Seq.
+func (s *Store) AppendEvent(ctx context.Context, e event.Event) (event.Event, error) {
+	if e.At.IsZero() {
+		e.At = time.Now()
+	}
+	var got event.Event
+	err := s.do(ctx, "append event", func(t *tx) error {
+		if err := t.record(e); err != nil {
+			return err
+		}
+		got = t.events[0]
+		return nil
+	})
+	return got, err
+}
+
+// EventsAfter returns up to limit events of a sandbox with a Seq above after, in
+// order.
+func (s *Store) EventsAfter(ctx context.Context, id sandbox.ID, after int64, limit int) ([]event.Event, error) {
+	rows, err := s.read.QueryContext(ctx, `select seq, sandbox, tenant, type, data, at from events
+		where sandbox = $1 and seq > $2 order by seq limit $3`, string(id), after, limit)
+	if err != nil {
+		return nil, wrap(err, "read events")
+	}
+	defer rows.Close()
+	var list []event.Event
+	for rows.Next() {
+		var e event.Event
+		var data string
+		var at int64
+		if err := rows.Scan(&e.Seq, &e.Sandbox, &e.Tenant, &e.Type, &data, &at); err != nil {
+			return nil, wrap(err, "read events")
+		}
+		if err := json.Unmarshal([]byte(data), &e.Data); err != nil {
+			return nil, wrap(err, "read event %d", e.Seq)
+		}
+		e.At = fromMicros(at)
+		list = append(list, e)
+	}
+	return list, wrap(rows.Err(), "read events")
+}
+
+// LastEvent returns the highest Seq of a sandbox, 0 for none.
+func (s *Store) LastEvent(ctx context.Context, id sandbox.ID) (seq int64, err error) {
+	err = s.read.QueryRowContext(ctx, `select coalesce(max(seq), 0) from events where sandbox = $1`, string(id)).Scan(&seq)
+	return seq, wrap(err, "read last event")
+}

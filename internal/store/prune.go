@@ -1,0 +1,67 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"silica.dev/silica/sandbox"
+)
+
+const (
+	pruneEvery = time.Hour
+	// pruneBatch keeps each transaction short, so that writers don't wait.
+	pruneBatch = 2000
+)
+
+func (s *Store) pruneLoop() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		<-s.quit
+		cancel()
+	}()
+	t := time.NewTicker(pruneEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case now := <-t.C:
+			if err := s.Prune(ctx, now); err != nil && ctx.Err() == nil && s.cfg.OnPruneError != nil {
+				s.cfg.OnPruneError(err)
+			}
+		}
+	}
+}
+
+// Prune removes what is too old at the time now: repeated-request records after
+// 24 hours, events and ended sandboxes as configured. A sandbox that may hold
+// anything on the host stays. It runs by itself every hour.
+func (s *Store) Prune(ctx context.Context, now time.Time) error {
+	err := s.pruneTable(ctx, `delete from idempotency where (tenant, name) in
+		(select tenant, name from idempotency where created_at < $1 limit $2)`, micros(now.Add(-keepIdempotency)), pruneBatch)
+	if s.cfg.KeepEvents > 0 {
+		err = errors.Join(err, s.pruneTable(ctx, `delete from events where seq in
+			(select seq from events where at < $1 limit $2)`, micros(now.Add(-s.cfg.KeepEvents)), pruneBatch))
+	}
+	if s.cfg.KeepSandboxes > 0 {
+		err = errors.Join(err, s.pruneTable(ctx, `delete from sandboxes where id in
+			(select id from sandboxes where freed = $3 and state in ($4, $5) and updated_at < $1 limit $2)`,
+			micros(now.Add(-s.cfg.KeepSandboxes)), pruneBatch, true, string(sandbox.Destroyed), string(sandbox.Failed)))
+	}
+	return err
+}
+
+func (s *Store) pruneTable(ctx context.Context, query string, args ...any) error {
+	for n := int64(pruneBatch); n == pruneBatch; {
+		err := s.do(ctx, "prune", func(t *tx) (err error) {
+			n, err = t.exec(query, args...)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

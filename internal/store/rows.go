@@ -1,0 +1,102 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"silica.dev/silica/sandbox"
+)
+
+// columns are those of a sandbox, in the order of values and scan.
+var columns = []string{
+	"id", "tenant", "owner", "workspace", "project", "ext_workspace", "ext_user", "ext_project",
+	"name", "slug", "template", "revision", "image", "milli_cpu", "memory", "disk", "env",
+	"state", "ready", "reason", "boot_path", "boot", "timeout", "idle", "persist", "always_on", "auto_start",
+	"tags", "metadata", "freed", "created_at", "updated_at", "started_at", "ready_at", "destroyed_at",
+}
+
+var (
+	selectSandbox = "select " + strings.Join(columns, ", ") + " from sandboxes "
+	insertSandbox = "insert into sandboxes (" + strings.Join(columns, ", ") + ") values (" + numbered(len(columns)) + ")"
+	// updateSandbox writes every column of the sandbox $1 that is in a state
+	// given as the parameter after the columns.
+	updateSandbox = "update sandboxes set " + assignments() + fmt.Sprintf(" where id = $1 and state = $%d", len(columns)+1)
+)
+
+func numbered(n int) string {
+	ps := make([]string, n)
+	for i := range ps {
+		ps[i] = fmt.Sprintf("$%d", i+1)
+	}
+	return strings.Join(ps, ", ")
+}
+
+func assignments() string {
+	var as []string
+	for i, c := range columns[1:] {
+		as = append(as, fmt.Sprintf("%s = $%d", c, i+2))
+	}
+	return strings.Join(as, ", ")
+}
+
+func values(sb sandbox.Sandbox) ([]any, error) {
+	env, err := json.Marshal(sb.Spec.Env)
+	if err != nil {
+		return nil, fmt.Errorf("env: %w", err)
+	}
+	tags, err := json.Marshal(sb.Tags)
+	if err != nil {
+		return nil, fmt.Errorf("tags: %w", err)
+	}
+	metadata, err := json.Marshal(sb.Metadata)
+	if err != nil {
+		return nil, fmt.Errorf("metadata: %w", err)
+	}
+	return []any{
+		string(sb.ID), string(sb.Tenant), sb.Owner, sb.Workspace, sb.Project,
+		sb.External.Workspace, sb.External.User, sb.External.Project,
+		sb.Name, sb.Slug, sb.Spec.Template, sb.Spec.Revision, sb.Spec.Image,
+		sb.Spec.MilliCPU, sb.Spec.Memory, sb.Spec.Disk, string(env),
+		string(sb.State), sb.Ready, sb.Reason, string(sb.BootPath), sb.Boot.Microseconds(),
+		sb.Timeout.Microseconds(), sb.Idle.Microseconds(), sb.Persist, sb.AlwaysOn, sb.AutoStart,
+		string(tags), string(metadata), sb.Freed,
+		micros(sb.CreatedAt), micros(sb.UpdatedAt), micros(sb.StartedAt), micros(sb.ReadyAt), micros(sb.DestroyedAt),
+	}, nil
+}
+
+// scanner is a *sql.Row or *sql.Rows.
+type scanner interface{ Scan(...any) error }
+
+func scan(row scanner) (sb sandbox.Sandbox, err error) {
+	var env, tags, metadata string
+	var boot, timeout, idle, created, updated, started, ready, destroyed int64
+	err = row.Scan(
+		&sb.ID, &sb.Tenant, &sb.Owner, &sb.Workspace, &sb.Project,
+		&sb.External.Workspace, &sb.External.User, &sb.External.Project,
+		&sb.Name, &sb.Slug, &sb.Spec.Template, &sb.Spec.Revision, &sb.Spec.Image,
+		&sb.Spec.MilliCPU, &sb.Spec.Memory, &sb.Spec.Disk, &env,
+		&sb.State, &sb.Ready, &sb.Reason, &sb.BootPath, &boot,
+		&timeout, &idle, &sb.Persist, &sb.AlwaysOn, &sb.AutoStart,
+		&tags, &metadata, &sb.Freed,
+		&created, &updated, &started, &ready, &destroyed,
+	)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	for _, j := range []struct {
+		text string
+		into any
+	}{{env, &sb.Spec.Env}, {tags, &sb.Tags}, {metadata, &sb.Metadata}} {
+		if err := json.Unmarshal([]byte(j.text), j.into); err != nil {
+			return sandbox.Sandbox{}, fmt.Errorf("row of %s: %w", sb.ID, err)
+		}
+	}
+	sb.Boot, sb.Timeout, sb.Idle = duration(boot), duration(timeout), duration(idle)
+	sb.CreatedAt, sb.UpdatedAt = fromMicros(created), fromMicros(updated)
+	sb.StartedAt, sb.ReadyAt, sb.DestroyedAt = fromMicros(started), fromMicros(ready), fromMicros(destroyed)
+	return sb, nil
+}
+
+func duration(micros int64) time.Duration { return time.Duration(micros) * time.Microsecond }

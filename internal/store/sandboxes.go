@@ -1,0 +1,319 @@
+package store
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"silica.dev/silica/internal/event"
+	"silica.dev/silica/sandbox"
+)
+
+// keepIdempotency is how long a repeated create is recognised.
+const keepIdempotency = 24 * time.Hour
+
+// maxList bounds a list that asks for no bound.
+const maxList = 1000
+
+var (
+	noSandbox = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "sandbox not found")
+	moved     = sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "the sandbox is in another state by now")
+)
+
+// Create admits a sandbox for a tenant, in one transaction with its first event:
+// it recognises a repeated request (fresh is false), holds the tenant to limit
+// live sandboxes (0: no limit), finds or makes workspace and project, and then
+// claims a warm member of the same template revision and size, or, when there
+// is none, inserts sb. A claimed member keeps its own ID and Slug and comes back
+// as Running, not Ready; an inserted one as sb.State.
+func (s *Store) Create(ctx context.Context, sb sandbox.Sandbox, req sandbox.CreateRequest, limit int) (got sandbox.Sandbox, fresh bool, err error) {
+	err = s.do(ctx, "create sandbox", func(t *tx) error {
+		got, fresh = sandbox.Sandbox{}, false
+		// Also takes the tenant's row, so that two creates never count at once.
+		n, err := t.exec(`update tenants set serial = serial + 1 where id = $1`, string(sb.Tenant))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return sandbox.E(sandbox.Unauthenticated, sandbox.CodeUnauthorized, "the tenant of this key is no more")
+		}
+		if got, err = t.repeated(sb, req.Idempotency); err != nil || got.ID != "" {
+			return err
+		}
+		if err := t.admit(sb.Tenant, limit); err != nil {
+			return err
+		}
+		row := sb
+		if row.Workspace, row.Project, err = t.place(sb.Tenant, req.Workspace, req.Project, sb.CreatedAt); err != nil {
+			return err
+		}
+		if got, err = t.claim(row); err != nil {
+			return err
+		}
+		if got.ID == "" {
+			if got, err = row, t.insert(row); err != nil {
+				return err
+			}
+		}
+		fresh = true
+		if k := req.Idempotency; k.Key != "" {
+			if _, err := t.exec(`insert into idempotency (tenant, name, digest, sandbox, created_at) values ($1, $2, $3, $4, $5)`,
+				string(sb.Tenant), k.Key, hex.EncodeToString(k.Digest[:]), string(got.ID), micros(sb.CreatedAt)); err != nil {
+				return err
+			}
+		}
+		from := sandbox.State("")
+		if got.State == sandbox.Running {
+			from = sandbox.Provisioning // what came before is nobody's business
+		}
+		return t.record(stateChanged(got, from))
+	})
+	return got, fresh, err
+}
+
+// repeated finds the sandbox of an earlier request with the same key.
+func (t *tx) repeated(sb sandbox.Sandbox, k sandbox.Idempotency) (sandbox.Sandbox, error) {
+	if k.Key == "" {
+		return sandbox.Sandbox{}, nil
+	}
+	var digest, id string
+	var at int64
+	err := t.row(`select digest, sandbox, created_at from idempotency where tenant = $1 and name = $2`,
+		string(sb.Tenant), k.Key).Scan(&digest, &id, &at)
+	if none(err) {
+		return sandbox.Sandbox{}, nil
+	}
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if sb.CreatedAt.Sub(fromMicros(at)) < keepIdempotency {
+		if digest != hex.EncodeToString(k.Digest[:]) {
+			return sandbox.Sandbox{}, sandbox.E(sandbox.Conflict, sandbox.CodeIdempotency,
+				"this idempotency key was used for a different request")
+		}
+		old, err := scan(t.row(selectSandbox+`where id = $1 and tenant = $2`, id, string(sb.Tenant)))
+		if !none(err) {
+			return old, err
+		}
+	}
+	_, err = t.exec(`delete from idempotency where tenant = $1 and name = $2`, string(sb.Tenant), k.Key)
+	return sandbox.Sandbox{}, err
+}
+
+func (t *tx) admit(tenant sandbox.TenantID, limit int) error {
+	if limit <= 0 {
+		return nil
+	}
+	var live int
+	err := t.row(`select count(*) from sandboxes where tenant = $1 and state in ($2, $3)`,
+		string(tenant), string(sandbox.Provisioning), string(sandbox.Running)).Scan(&live)
+	if err != nil {
+		return err
+	}
+	if live >= limit {
+		return sandbox.E(sandbox.Conflict, sandbox.CodeSandboxLimit,
+			fmt.Sprintf("the limit of %d concurrent sandboxes is reached: destroy one first", limit)).With("limit", limit)
+	}
+	return nil
+}
+
+// claim gives a warm member that fits sb to sb's tenant. The zero Sandbox says
+// that there is none.
+func (t *tx) claim(sb sandbox.Sandbox) (sandbox.Sandbox, error) {
+	if sb.Spec.Revision == "" {
+		return sandbox.Sandbox{}, nil
+	}
+	m, err := scan(t.row(selectSandbox+`where state = $1 and template = $2 and revision = $3
+		and milli_cpu = $4 and memory = $5 and disk = $6 order by created_at limit 1`,
+		string(sandbox.Warm), sb.Spec.Template, sb.Spec.Revision, sb.Spec.MilliCPU, sb.Spec.Memory, sb.Spec.Disk))
+	if none(err) {
+		return sandbox.Sandbox{}, nil
+	}
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	got := sb
+	got.ID, got.Slug = m.ID, m.Slug
+	got.State, got.BootPath, got.StartedAt = sandbox.Running, sandbox.BootPool, sb.CreatedAt
+	if !m.State.CanBecome(got.State) {
+		return sandbox.Sandbox{}, illegal(m.State, got.State)
+	}
+	return got, t.update(got, sandbox.Warm)
+}
+
+func (t *tx) insert(sb sandbox.Sandbox) error {
+	vs, err := values(sb)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(insertSandbox, vs...)
+	return err
+}
+
+// update writes all of sb if it is still in the state from.
+func (t *tx) update(sb sandbox.Sandbox, from sandbox.State) error {
+	vs, err := values(sb)
+	if err != nil {
+		return err
+	}
+	n, err := t.exec(updateSandbox, append(vs, string(from))...)
+	if err == nil && n == 0 {
+		err = moved
+	}
+	return err
+}
+
+// AddMember inserts a sandbox without a tenant, for the warm pool.
+func (s *Store) AddMember(ctx context.Context, sb sandbox.Sandbox) error {
+	return s.do(ctx, "add pool member", func(t *tx) error { return t.insert(sb) })
+}
+
+// Move changes the state of a sandbox and whatever change sets, in one
+// transaction with the events first and then the state_changed. A Conflict says
+// that it is not in from any more, and nothing has happened. change may run
+// more than once. A sandbox without a tenant moves without events.
+func (s *Store) Move(ctx context.Context, id sandbox.ID, from, to sandbox.State, change func(*sandbox.Sandbox), events ...event.Event) (got sandbox.Sandbox, err error) {
+	if !from.CanBecome(to) {
+		return got, illegal(from, to)
+	}
+	err = s.do(ctx, fmt.Sprintf("move %s from %s to %s", id, from, to), func(t *tx) error {
+		if got, err = t.change(id, from, to, change); err != nil || got.Tenant == "" {
+			return err
+		}
+		for _, e := range events {
+			e.Sandbox, e.Tenant, e.At = got.ID, got.Tenant, got.UpdatedAt
+			if err := t.record(e); err != nil {
+				return err
+			}
+		}
+		return t.record(stateChanged(got, from))
+	})
+	return got, err
+}
+
+// Update changes fields of a sandbox that stays in its state. A Conflict says
+// that it has left it.
+func (s *Store) Update(ctx context.Context, id sandbox.ID, state sandbox.State, change func(*sandbox.Sandbox)) (got sandbox.Sandbox, err error) {
+	err = s.do(ctx, fmt.Sprintf("update %s", id), func(t *tx) error {
+		got, err = t.change(id, state, state, change)
+		return err
+	})
+	return got, err
+}
+
+func (t *tx) change(id sandbox.ID, from, to sandbox.State, change func(*sandbox.Sandbox)) (sandbox.Sandbox, error) {
+	sb, err := scan(t.row(selectSandbox+`where id = $1`, string(id)))
+	if none(err) {
+		return sandbox.Sandbox{}, noSandbox
+	}
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if sb.State != from {
+		return sandbox.Sandbox{}, moved.With("state", sb.State)
+	}
+	if change != nil {
+		change(&sb)
+	}
+	sb.ID, sb.State, sb.UpdatedAt = id, to, time.Now().UTC().Truncate(time.Microsecond)
+	if err := t.update(sb, from); err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	return scan(t.row(selectSandbox+`where id = $1`, string(id))) // as everybody else will read it
+}
+
+func illegal(from, to sandbox.State) error {
+	return sandbox.E(sandbox.Conflict, sandbox.CodeConflict, fmt.Sprintf("a sandbox can't go from %s to %s", from, to))
+}
+
+func stateChanged(sb sandbox.Sandbox, from sandbox.State) event.Event {
+	data := map[string]any{"state": string(sb.State), "previous_state": nil}
+	if from != "" {
+		data["previous_state"] = string(from)
+	}
+	if sb.Reason != "" {
+		data["reason"] = sb.Reason
+	}
+	return event.Event{Sandbox: sb.ID, Tenant: sb.Tenant, Type: event.StateChanged, Data: data, At: sb.UpdatedAt}
+}
+
+// Sandbox returns one sandbox of a tenant. Another tenant's and an unknown one
+// are the same to this query.
+func (s *Store) Sandbox(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Sandbox, error) {
+	sb, err := scan(s.read.QueryRowContext(ctx, selectSandbox+`where id = $1 and tenant = $2 and tenant <> ''`, id, string(tenant)))
+	if none(err) {
+		return sandbox.Sandbox{}, noSandbox
+	}
+	return sb, wrap(err, "read sandbox")
+}
+
+// List returns a tenant's sandboxes that f selects, newest first.
+func (s *Store) List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, error) {
+	if f.Tenant == "" || f.State != "" && !f.State.Public() {
+		return nil, nil
+	}
+	args := []any{string(f.Tenant)}
+	where := []string{"tenant = $1"}
+	add := func(cond, value string) {
+		args = append(args, value)
+		where = append(where, fmt.Sprintf(cond, len(args)))
+	}
+	for _, c := range []struct{ column, value string }{
+		{"workspace", f.Workspace}, {"project", f.Project},
+		{"ext_workspace", f.External.Workspace}, {"ext_user", f.External.User}, {"ext_project", f.External.Project},
+	} {
+		if c.value != "" {
+			add(c.column+" = $%d", c.value)
+		}
+	}
+	if f.State != "" {
+		add("state = $%d", string(f.State))
+	} else {
+		add("state <> $%d", string(sandbox.Destroyed))
+	}
+	if f.Limit <= 0 || f.Limit > maxList {
+		f.Limit = maxList
+	}
+	args = append(args, f.Limit, max(f.Offset, 0))
+	return s.query(ctx, fmt.Sprintf("where %s order by created_at desc, id desc limit $%d offset $%d",
+		strings.Join(where, " and "), len(args)-1, len(args)), args...)
+}
+
+// Unfreed returns every sandbox that may hold something on the host, whosever
+// it is, oldest first.
+func (s *Store) Unfreed(ctx context.Context) ([]sandbox.Sandbox, error) {
+	return s.query(ctx, `where freed = $1 order by created_at, id`, false)
+}
+
+// Warm returns the members of the warm pool, oldest first.
+func (s *Store) Warm(ctx context.Context) ([]sandbox.Sandbox, error) {
+	return s.query(ctx, `where state = $1 order by created_at, id`, string(sandbox.Warm))
+}
+
+func (s *Store) query(ctx context.Context, rest string, args ...any) ([]sandbox.Sandbox, error) {
+	rows, err := s.read.QueryContext(ctx, selectSandbox+rest, args...)
+	if err != nil {
+		return nil, wrap(err, "list sandboxes")
+	}
+	defer rows.Close()
+	var list []sandbox.Sandbox
+	for rows.Next() {
+		sb, err := scan(rows)
+		if err != nil {
+			return nil, wrap(err, "list sandboxes")
+		}
+		list = append(list, sb)
+	}
+	return list, wrap(rows.Err(), "list sandboxes")
+}
+
+// MarkFreed notes that the host holds nothing of a sandbox any more. It changes
+// nothing that a tenant sees. An unknown ID is a success.
+func (s *Store) MarkFreed(ctx context.Context, id sandbox.ID) error {
+	return s.do(ctx, "mark freed", func(t *tx) error {
+		_, err := t.exec(`update sandboxes set freed = $1 where id = $2`, true, string(id))
+		return err
+	})
+}

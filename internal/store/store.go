@@ -1,0 +1,157 @@
+// Package store keeps what must survive a crash, as rows, so that nobody else
+// need know how a database is spoken to.
+//
+// One goroutine writes. It commits everything that waits for it at once, so
+// concurrent callers share the cost of making a commit durable; a call returns
+// when its own rows are. Readers have connections of their own.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the driver named "sqlite"
+
+	"silica.dev/silica/internal/event"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// Config says where the rows are and how long finished ones are kept. Zero
+// durations take the defaults, negative ones keep for ever.
+type Config struct {
+	Path          string        // the SQLite file
+	KeepEvents    time.Duration // default 7 days
+	KeepSandboxes time.Duration // after their end; default 30 days
+	// OnPruneError is told when the hourly cleaning fails. nil: nobody.
+	OnPruneError func(error)
+}
+
+// Store is the database. Its methods may be called by many goroutines.
+type Store struct {
+	cfg    Config
+	write  *sql.DB // one connection
+	read   *sql.DB
+	jobs   chan *job
+	quit   chan struct{}
+	closed sync.Once
+	done   sync.WaitGroup
+	keys   keyCache
+
+	mu       sync.Mutex
+	announce func(event.Event)
+}
+
+// readers bounds concurrent reads; each connection costs about 2 MiB.
+const readers = 4
+
+// Open opens the database, making or upgrading its tables.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if cfg.KeepEvents == 0 {
+		cfg.KeepEvents = 7 * 24 * time.Hour
+	}
+	if cfg.KeepSandboxes == 0 {
+		cfg.KeepSandboxes = 30 * 24 * time.Hour
+	}
+	// Rows hold the environments of tenants: the file is made for its owner only.
+	f, err := os.OpenFile(cfg.Path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	_ = f.Close()
+
+	s := &Store{cfg: cfg, jobs: make(chan *job), quit: make(chan struct{})}
+	if s.write, err = sql.Open("sqlite", dsn(cfg.Path, "_txlock", "immediate")); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	s.write.SetMaxOpenConns(1)
+	if err := migrate(ctx, s.write); err != nil {
+		_ = s.write.Close()
+		return nil, err
+	}
+	if s.read, err = sql.Open("sqlite", dsn(cfg.Path, "_query_only", "on")); err != nil {
+		_ = s.write.Close()
+		return nil, fmt.Errorf("open database for reading: %w", err)
+	}
+	s.read.SetMaxOpenConns(readers)
+	s.read.SetMaxIdleConns(readers)
+	s.done.Go(s.commitLoop)
+	s.done.Go(s.pruneLoop)
+	return s, nil
+}
+
+func dsn(path string, more ...string) string {
+	q := url.Values{
+		// FULL makes a commit durable before it returns; NORMAL would lose the
+		// last ones in a power cut.
+		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(on)", "temp_store(memory)"},
+	}
+	for i := 0; i+1 < len(more); i += 2 {
+		q.Set(more[i], more[i+1])
+	}
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	dir, err := fs.Sub(migrations, "migrations/sqlite")
+	if err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir)
+	if err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("upgrade database: %w", classify(err))
+	}
+	return nil
+}
+
+// Close finishes what is being written and closes the database.
+func (s *Store) Close() error {
+	var err error
+	s.closed.Do(func() {
+		close(s.quit)
+		s.done.Wait()
+		_ = s.read.Close()
+		err = s.write.Close()
+	})
+	return err
+}
+
+// Announce has fn told of every event once its transaction is durable, in the
+// order of their Seq. fn must not block and must not call the store. There is
+// one fn; set it before the first write.
+func (s *Store) Announce(fn func(event.Event)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.announce = fn
+}
+
+// Meta reads a value of the installation; "" when it was never set.
+func (s *Store) Meta(ctx context.Context, name string) (string, error) {
+	var v string
+	err := s.read.QueryRowContext(ctx, `select value from meta where name = $1`, name).Scan(&v)
+	if none(err) {
+		return "", nil
+	}
+	return v, wrap(err, "meta %s", name)
+}
+
+// SetMeta sets a value of the installation.
+func (s *Store) SetMeta(ctx context.Context, name, value string) error {
+	return s.do(ctx, "set meta", func(t *tx) error {
+		_, err := t.exec(`insert into meta (name, value) values ($1, $2)
+			on conflict (name) do update set value = excluded.value`, name, value)
+		return err
+	})
+}

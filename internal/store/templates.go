@@ -1,0 +1,122 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"silica.dev/silica/sandbox"
+)
+
+// SaveTemplate makes t the current revision of its slug.
+func (s *Store) SaveTemplate(ctx context.Context, t sandbox.Template) error {
+	env, err := json.Marshal(t.Env)
+	if err != nil {
+		return fmt.Errorf("template env: %w", err)
+	}
+	return s.do(ctx, "save template", func(x *tx) error {
+		_, err := x.exec(`insert into templates (slug, name, description, revision, image, workdir, env, created_at)
+			values ($1, $2, $3, $4, $5, $6, $7, $8)
+			on conflict (slug) do update set name = excluded.name, description = excluded.description,
+				revision = excluded.revision, image = excluded.image, workdir = excluded.workdir,
+				env = excluded.env, created_at = excluded.created_at`,
+			t.Slug, t.Name, t.Description, t.Revision, string(t.Image), t.Workdir, string(env), micros(t.CreatedAt))
+		return err
+	})
+}
+
+const selectTemplate = `select slug, name, description, revision, image, workdir, env, created_at from templates `
+
+func scanTemplate(row scanner) (t sandbox.Template, err error) {
+	var env string
+	var created int64
+	if err := row.Scan(&t.Slug, &t.Name, &t.Description, &t.Revision, &t.Image, &t.Workdir, &env, &created); err != nil {
+		return sandbox.Template{}, err
+	}
+	t.CreatedAt = fromMicros(created)
+	return t, json.Unmarshal([]byte(env), &t.Env)
+}
+
+// Template returns the current revision of a template. [sandbox.NotFound] when
+// none was ever built.
+func (s *Store) Template(ctx context.Context, slug string) (sandbox.Template, error) {
+	t, err := scanTemplate(s.read.QueryRowContext(ctx, selectTemplate+`where slug = $1`, slug))
+	if none(err) {
+		return sandbox.Template{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "template not found")
+	}
+	return t, wrap(err, "read template")
+}
+
+// Templates returns the current revision of every template, by slug.
+func (s *Store) Templates(ctx context.Context) ([]sandbox.Template, error) {
+	rows, err := s.read.QueryContext(ctx, selectTemplate+`order by slug`)
+	if err != nil {
+		return nil, wrap(err, "list templates")
+	}
+	defer rows.Close()
+	var list []sandbox.Template
+	for rows.Next() {
+		t, err := scanTemplate(rows)
+		if err != nil {
+			return nil, wrap(err, "list templates")
+		}
+		list = append(list, t)
+	}
+	return list, wrap(rows.Err(), "list templates")
+}
+
+// SaveSnapshot stores where the snapshot for a template revision and key is,
+// replacing another one.
+func (s *Store) SaveSnapshot(ctx context.Context, n sandbox.Snapshot) error {
+	return s.do(ctx, "save snapshot", func(t *tx) error {
+		_, err := t.exec(`insert into snapshots (template, revision, name, ref, created_at) values ($1, $2, $3, $4, $5)
+			on conflict (template, revision, name) do update set ref = excluded.ref, created_at = excluded.created_at`,
+			n.Template, n.Revision, n.Key, string(n.Ref), micros(n.CreatedAt))
+		return err
+	})
+}
+
+const selectSnapshot = `select template, revision, name, ref, created_at from snapshots `
+
+func scanSnapshot(row scanner) (n sandbox.Snapshot, err error) {
+	var created int64
+	err = row.Scan(&n.Template, &n.Revision, &n.Key, &n.Ref, &created)
+	n.CreatedAt = fromMicros(created)
+	return n, err
+}
+
+// Snapshot returns the snapshot that serves a template revision and key.
+// [sandbox.NotFound] when there is none.
+func (s *Store) Snapshot(ctx context.Context, slug, revision, key string) (sandbox.Snapshot, error) {
+	n, err := scanSnapshot(s.read.QueryRowContext(ctx, selectSnapshot+`where template = $1 and revision = $2 and name = $3`, slug, revision, key))
+	if none(err) {
+		return sandbox.Snapshot{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "snapshot not found")
+	}
+	return n, wrap(err, "read snapshot")
+}
+
+// Snapshots returns all snapshots, newest first.
+func (s *Store) Snapshots(ctx context.Context) ([]sandbox.Snapshot, error) {
+	rows, err := s.read.QueryContext(ctx, selectSnapshot+`order by created_at desc`)
+	if err != nil {
+		return nil, wrap(err, "list snapshots")
+	}
+	defer rows.Close()
+	var list []sandbox.Snapshot
+	for rows.Next() {
+		n, err := scanSnapshot(rows)
+		if err != nil {
+			return nil, wrap(err, "list snapshots")
+		}
+		list = append(list, n)
+	}
+	return list, wrap(rows.Err(), "list snapshots")
+}
+
+// DeleteSnapshot forgets a snapshot; an unknown one is a success.
+func (s *Store) DeleteSnapshot(ctx context.Context, ref sandbox.Ref) error {
+	return s.do(ctx, "delete snapshot", func(t *tx) error {
+		_, err := t.exec(`delete from snapshots where ref = $1`, string(ref))
+		return err
+	})
+}

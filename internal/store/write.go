@@ -1,0 +1,193 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"silica.dev/silica/internal/event"
+	"silica.dev/silica/sandbox"
+)
+
+// job is one caller's transaction. run may be called twice: it must set all its
+// results anew each time.
+type job struct {
+	ctx  context.Context
+	run  func(*tx) error
+	done chan error
+}
+
+// maxBatch bounds how many callers' transactions share one commit.
+const maxBatch = 64
+
+// tx is one transaction.
+type tx struct {
+	sql    *sql.Tx
+	events []event.Event
+}
+
+func (t *tx) exec(query string, args ...any) (rows int64, err error) {
+	res, err := t.sql.Exec(query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (t *tx) row(query string, args ...any) *sql.Row { return t.sql.QueryRow(query, args...) }
+
+// record stores an event in the transaction.
+func (t *tx) record(e event.Event) error {
+	data, err := json.Marshal(e.Data)
+	if err != nil {
+		return fmt.Errorf("event data: %w", err)
+	}
+	err = t.row(`insert into events (sandbox, tenant, type, data, at) values ($1, $2, $3, $4, $5) returning seq`,
+		string(e.Sandbox), string(e.Tenant), e.Type, string(data), micros(e.At)).Scan(&e.Seq)
+	if err != nil {
+		return fmt.Errorf("store event: %w", err)
+	}
+	t.events = append(t.events, e)
+	return nil
+}
+
+var closedErr = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is shutting down")
+
+// do runs a transaction and returns when it is durable. Once it has begun,
+// ctx can't stop it: a caller who leaves must not leave half an answer behind.
+func (s *Store) do(ctx context.Context, what string, run func(*tx) error) error {
+	j := &job{ctx: ctx, run: run, done: make(chan error, 1)}
+	select {
+	case s.jobs <- j:
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+	case <-s.quit:
+		return closedErr
+	}
+	return wrap(<-j.done, "%s", what)
+}
+
+func (s *Store) commitLoop() {
+	for {
+		var batch []*job
+		select {
+		case j := <-s.jobs:
+			batch = append(batch, j)
+		case <-s.quit:
+			return
+		}
+	gather:
+		for len(batch) < maxBatch {
+			select {
+			case j := <-s.jobs:
+				batch = append(batch, j)
+			default:
+				break gather
+			}
+		}
+		err := s.commit(batch...)
+		for _, j := range batch {
+			// One of several failed, and nothing has happened yet: each gets a
+			// transaction of its own. (A savepoint for each would not do: on a
+			// full disk SQLite rolls back the whole transaction.)
+			if err != nil && len(batch) > 1 {
+				j.done <- s.commit(j)
+				continue
+			}
+			j.done <- err
+		}
+	}
+}
+
+// commit runs the jobs in one transaction: all or, on an error, none.
+func (s *Store) commit(batch ...*job) error {
+	sqlTx, err := s.write.Begin()
+	if err != nil {
+		return classify(err)
+	}
+	var events []event.Event
+	for _, j := range batch {
+		t := &tx{sql: sqlTx}
+		err := context.Cause(j.ctx)
+		if err == nil {
+			err = j.run(t)
+		}
+		if err != nil {
+			_ = sqlTx.Rollback()
+			return classify(err)
+		}
+		events = append(events, t.events...)
+	}
+	if err := sqlTx.Commit(); err != nil {
+		_ = sqlTx.Rollback()
+		return classify(err)
+	}
+	s.mu.Lock()
+	announce := s.announce
+	s.mu.Unlock()
+	if announce != nil {
+		for _, e := range events {
+			announce(e)
+		}
+	}
+	return nil
+}
+
+func none(err error) bool { return errors.Is(err, sql.ErrNoRows) }
+
+// wrap adds what was being done, and classifies.
+func wrap(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf(format+": %w", append(args, classify(err))...)
+}
+
+// classify turns what the database says about the host's condition into what a
+// caller can act on. Other errors stay as they are: Internal.
+func classify(err error) error {
+	var mine *sandbox.Error
+	if errors.As(err, &mine) {
+		return err
+	}
+	if errors.Is(err, sql.ErrConnDone) || errors.Is(err, sql.ErrTxDone) {
+		return closedErr.Because(err)
+	}
+	var se *sqlite.Error
+	if !errors.As(err, &se) {
+		return err
+	}
+	switch se.Code() & 0xff { // the rest of the code says where it happened
+	case sqlite3.SQLITE_FULL:
+		return sandbox.E(sandbox.Unavailable, sandbox.CodeHostFull, "the server's disk is full").Because(err)
+	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY:
+		return sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server's database can't be written just now").Because(err)
+	}
+	return err
+}
+
+// unique tells whether err is the violation of a unique constraint.
+func unique(err error) bool {
+	var se *sqlite.Error
+	return errors.As(err, &se) && (se.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || se.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(n).UTC()
+}
