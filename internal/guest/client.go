@@ -51,7 +51,9 @@ func NewClient(dial func(context.Context) (net.Conn, error)) *Client {
 	hc := &http.Client{Transport: t}
 	return &Client{
 		http: hc,
-		rpc:  guestpbconnect.NewAgentClient(hc, base, connect.WithReadMaxBytes(maxMessage)),
+		rpc: guestpbconnect.NewAgentClient(hc, base, connect.WithReadMaxBytes(maxMessage),
+			// Nothing compressed is asked for, or unpacked should it come all the same.
+			connect.WithAcceptCompression("gzip", nil, nil)),
 	}
 }
 
@@ -158,20 +160,26 @@ func (c *Client) Remove(ctx context.Context, path string, recursive bool) error 
 // last. Leaving the loop, or cancelling ctx, ends the stream, and with it the
 // process tree unless it was detached. After an error the sequence ends.
 func (c *Client) Start(ctx context.Context, req *guestpb.StartRequest) iter.Seq2[*guestpb.ProcessEvent, error] {
-	return stream(ctx, c.rpc.Start, req)
+	return stream(ctx, c.rpc.Start, req, func(ev *guestpb.ProcessEvent) bool { return ev.GetExited() != nil })
 }
 
 // Watch yields changes below a folder until ctx is cancelled.
 func (c *Client) Watch(ctx context.Context, req *guestpb.WatchRequest) iter.Seq2[*guestpb.WatchEvent, error] {
-	return stream(ctx, c.rpc.Watch, req)
+	return stream(ctx, c.rpc.Watch, req, endless)
 }
 
 // Notices yields what befalls the sandbox until the connection breaks.
 func (c *Client) Notices(ctx context.Context, after uint64) iter.Seq2[*guestpb.Notice, error] {
-	return stream(ctx, c.rpc.Notices, &guestpb.NoticesRequest{After: after})
+	return stream(ctx, c.rpc.Notices, &guestpb.NoticesRequest{After: after}, endless)
 }
 
-func stream[Req, Msg any](ctx context.Context, call func(context.Context, *connect.Request[Req]) (*connect.ServerStreamForClient[Msg], error), req *Req) iter.Seq2[*Msg, error] {
+// endless is for streams without a last message.
+func endless[Msg any](*Msg) bool { return false }
+
+// trailer is how long the polite end of a stream may take after its last message.
+const trailer = time.Second
+
+func stream[Req, Msg any](ctx context.Context, call func(context.Context, *connect.Request[Req]) (*connect.ServerStreamForClient[Msg], error), req *Req, last func(*Msg) bool) iter.Seq2[*Msg, error] {
 	return func(yield func(*Msg, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -181,8 +189,18 @@ func stream[Req, Msg any](ctx context.Context, call func(context.Context, *conne
 			return
 		}
 		for s.Receive() {
-			if !yield(s.Msg(), nil) {
-				cancel()
+			msg := s.Msg()
+			// After the last message only the end follows. Who stops here keeps
+			// the connection for the next call.
+			done := last(msg)
+			if !yield(msg, nil) {
+				if !done {
+					cancel()
+				}
+				timer := time.AfterFunc(trailer, cancel)
+				for s.Receive() {
+				}
+				timer.Stop()
 				_ = s.Close()
 				return
 			}
@@ -197,7 +215,7 @@ func stream[Req, Msg any](ctx context.Context, call func(context.Context, *conne
 // File is a file's body being read.
 type File struct {
 	io.ReadCloser
-	Size     int64 // of the whole file
+	Size     int64 // of the whole file; -1 if unknown, as some of /proc
 	Modified time.Time
 }
 
@@ -214,7 +232,14 @@ func (c *Client) ReadFile(ctx context.Context, path string, offset int64) (*File
 	if err != nil {
 		return nil, err
 	}
-	f := &File{ReadCloser: res.Body, Size: res.ContentLength + offset}
+	if offset > 0 && res.StatusCode != http.StatusPartialContent {
+		res.Body.Close()
+		return nil, lost.Because(fmt.Errorf("read %q: asked for a part, answered with status %d", path, res.StatusCode))
+	}
+	f := &File{ReadCloser: res.Body, Size: res.ContentLength}
+	if f.Size >= 0 {
+		f.Size += offset
+	}
 	f.Modified, _ = http.ParseTime(res.Header.Get("Last-Modified"))
 	return f, nil
 }

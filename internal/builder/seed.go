@@ -1,0 +1,145 @@
+package builder
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"silica.dev/silica/internal/runtime"
+	"silica.dev/silica/sandbox"
+)
+
+// seedTimeout bounds making and proving one snapshot.
+const seedTimeout = 3 * time.Minute
+
+// calm is how long nothing must have been made for a key until the next try
+// counts as the first again.
+const calm = 10 * time.Minute
+
+// flight is one snapshot being made; done is closed when the rest is set.
+type flight struct {
+	done     chan struct{}
+	snapshot sandbox.Snapshot
+	err      error
+	givenUp  bool // the caller who made it went away
+}
+
+// tries counts attempts for one key in a row, successful ones too: a snapshot
+// that is made well and can't be restored must not be made without end.
+type tries struct {
+	n    int
+	last time.Time
+	err  error
+}
+
+// Seed returns the snapshot that serves a template at a size, and makes it if
+// there is none. broken, when not empty, is one that could not be restored: it
+// is deleted and replaced, unless somebody else has done so. Calls for the same
+// snapshot make it once. After each try the next has to wait longer; until then
+// Seed answers [sandbox.Unavailable] at once.
+func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Resources, broken sandbox.Ref) (sandbox.Snapshot, error) {
+	driver, ok := b.Driver.(runtime.Snapshotter)
+	if !ok {
+		return sandbox.Snapshot{}, sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "this runtime keeps no snapshots")
+	}
+	key := driver.SnapshotKey(res)
+	name := t.Slug + " " + t.Revision + " " + key
+	for {
+		b.mu.Lock()
+		f := b.flights[name]
+		if f == nil {
+			f = &flight{done: make(chan struct{})}
+			b.flights[name] = f
+			b.mu.Unlock()
+			f.snapshot, f.err = b.seed(ctx, driver, seedRequest{t, res, key, name, broken})
+			f.givenUp = f.err != nil && ctx.Err() != nil
+			b.mu.Lock()
+			delete(b.flights, name)
+			b.mu.Unlock()
+			close(f.done)
+			return f.snapshot, f.err
+		}
+		b.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return sandbox.Snapshot{}, context.Cause(ctx)
+		}
+		if !f.givenUp && (f.err != nil || f.snapshot.Ref != broken) {
+			return f.snapshot, f.err
+		}
+	}
+}
+
+// seedRequest says which snapshot to make.
+type seedRequest struct {
+	template sandbox.Template
+	res      sandbox.Resources
+	key      string
+	name     string // of the flight
+	broken   sandbox.Ref
+}
+
+func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRequest) (sandbox.Snapshot, error) {
+	have, err := b.Store.Snapshot(ctx, q.template.Slug, q.template.Revision, q.key)
+	switch {
+	case err == nil && have.Ref != q.broken && b.whole(ctx, have.Ref, "snapshot"):
+		return have, nil
+	case err != nil && sandbox.AsError(err).Kind != sandbox.NotFound:
+		return sandbox.Snapshot{}, err
+	}
+	if err := b.admit(q); err != nil {
+		return sandbox.Snapshot{}, err
+	}
+	if have.Ref != "" {
+		b.forget(ctx, have.Ref)
+	}
+	began := b.now()
+	within, cancel := context.WithTimeout(ctx, seedTimeout)
+	defer cancel()
+	ref, err := b.snapshot(within, driver, q)
+	if err == nil || ctx.Err() == nil { // the caller's going away is no failure
+		b.note(q.name, err)
+	}
+	if err != nil {
+		return sandbox.Snapshot{}, fmt.Errorf("snapshot of template %s for %s: %w", q.template.Slug, q.key, err)
+	}
+	s := sandbox.Snapshot{Template: q.template.Slug, Revision: q.template.Revision, Key: q.key, Ref: ref, CreatedAt: b.now()}
+	if err := b.Store.SaveSnapshot(ctx, s); err != nil {
+		b.discard(context.WithoutCancel(ctx), ref)
+		return sandbox.Snapshot{}, err
+	}
+	b.Log.Info("snapshot made", "template", s.Template, "key", s.Key, "ref", s.Ref, "took", b.now().Sub(began))
+	return s, nil
+}
+
+// admit refuses a try that comes too soon after the last.
+func (b *Builder) admit(q seedRequest) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.tries[q.name]
+	if t == nil {
+		return nil
+	}
+	since := b.now().Sub(t.last)
+	if since >= calm {
+		delete(b.tries, q.name)
+		return nil
+	}
+	if wait := delay(t.n) - since; wait > 0 {
+		return sandbox.E(sandbox.Unavailable, sandbox.CodeTemplateNotReady,
+			fmt.Sprintf("the snapshot of template %s can't be made just now; next try in %s", q.template.Slug, wait.Round(time.Second))).Because(t.err)
+	}
+	return nil
+}
+
+func (b *Builder) note(name string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := b.tries[name]
+	if t == nil {
+		t = &tries{}
+		b.tries[name] = t
+	}
+	t.n, t.last, t.err = t.n+1, b.now(), err
+}

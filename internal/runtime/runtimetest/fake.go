@@ -1,0 +1,419 @@
+package runtimetest
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"silica.dev/silica/internal/guest"
+	"silica.dev/silica/internal/runtime"
+	"silica.dev/silica/sandbox"
+)
+
+// Fake is a driver whose sandboxes are agents in this process. It does
+// everything a driver does, but isolate. A fresh one knows every image.
+type Fake struct {
+	host *host
+	// dead is closed by Crash.
+	dead chan struct{}
+
+	mu    sync.Mutex
+	knobs Knobs
+}
+
+// Knobs are the faults a test can ask for. Each is called before the fake does
+// the work, outside of its locks; an error takes the place of the work.
+type Knobs struct {
+	Start    func(ctx context.Context, req runtime.StartRequest) error
+	Destroy  func(ctx context.Context, id sandbox.ID) error
+	Dial     func(ctx context.Context, id sandbox.ID) error
+	Snapshot func(ctx context.Context, id sandbox.ID) error
+}
+
+// host is what outlives a driver.
+type host struct {
+	mu        sync.Mutex
+	sandboxes map[sandbox.ID]*fakeSandbox
+	snapshots map[sandbox.Ref]*memory
+	starts    []runtime.StartRequest
+	prepared  []int
+	busy      map[sandbox.ID]string // the Start, Destroy or Snapshot under way
+	overlaps  []string
+}
+
+// enter notes a call that must be alone with its sandbox. A crashed driver's
+// calls end at once, so the note never outlives the driver.
+func (h *host) enter(id sandbox.ID, call string) (leave func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if other, ok := h.busy[id]; ok {
+		h.overlaps = append(h.overlaps, fmt.Sprintf("%s of %s during %s", call, id, other))
+		return func() {}
+	}
+	h.busy[id] = call
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.busy, id)
+	}
+}
+
+// fakeSandbox is one sandbox on the fake host.
+type fakeSandbox struct {
+	agent *Agent // nil while half-started
+	done  chan struct{}
+	exit  runtime.Exit // set before done is closed
+}
+
+var errCrashed = errors.New("the fake driver's daemon is gone")
+
+// NewFake returns a fake driver on an empty host.
+func NewFake() *Fake {
+	return &Fake{
+		host: &host{sandboxes: map[sandbox.ID]*fakeSandbox{}, snapshots: map[sandbox.Ref]*memory{}, busy: map[sandbox.ID]string{}},
+		dead: make(chan struct{}),
+	}
+}
+
+// Set replaces the knobs.
+func (f *Fake) Set(k Knobs) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.knobs = k
+}
+
+func (f *Fake) knob() Knobs {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.knobs
+}
+
+// Times returns a function that fails n times with err and succeeds after.
+func Times(n int, err error) func() error {
+	var mu sync.Mutex
+	return func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if n <= 0 {
+			return nil
+		}
+		n--
+		return err
+	}
+}
+
+// Crash ends the driver in the middle of whatever it does, leaving half-made
+// things on its host. Every call fails from then on.
+func (f *Fake) Crash() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-f.dead:
+	default:
+		close(f.dead)
+	}
+}
+
+// Reopen crashes f and returns a new driver on the same host, without knobs.
+func (f *Fake) Reopen() *Fake {
+	f.Crash()
+	return &Fake{host: f.host, dead: make(chan struct{})}
+}
+
+func (f *Fake) crashed() bool {
+	select {
+	case <-f.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// Kill ends a sandbox as if its kernel had died.
+func (f *Fake) Kill(id sandbox.ID, exit runtime.Exit) error {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	s, ok := f.host.sandboxes[id]
+	if !ok || s.agent == nil {
+		return notFound(id)
+	}
+	s.end(exit)
+	return nil
+}
+
+// Reboot ends every sandbox and forgets it, as a reboot of the host does.
+func (f *Fake) Reboot() {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	for _, s := range f.host.sandboxes {
+		s.end(runtime.Exit{Reason: "the host was rebooted"})
+	}
+	f.host.sandboxes = map[sandbox.ID]*fakeSandbox{}
+}
+
+// Agent returns the fake agent of a running sandbox, or nil.
+func (f *Fake) Agent(id sandbox.ID) *Agent {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if s := f.host.sandboxes[id]; s != nil && s.agent != nil {
+		return s.agent
+	}
+	return nil
+}
+
+// Damage spoils a snapshot.
+func (f *Fake) Damage(ref sandbox.Ref) error {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	delete(f.host.snapshots, ref)
+	return nil
+}
+
+// Starts lists every start that was asked for, in order.
+func (f *Fake) Starts() []runtime.StartRequest {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	return slices.Clone(f.host.starts)
+}
+
+// Overlaps lists calls that broke the contract: Start, Destroy and Snapshot of
+// one sandbox never overlap.
+func (f *Fake) Overlaps() []string {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	return slices.Clone(f.host.overlaps)
+}
+
+// Prepared lists the numbers of slots that were asked for, in order.
+func (f *Fake) Prepared() []int {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	return slices.Clone(f.host.prepared)
+}
+
+func notFound(id sandbox.ID) error {
+	return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "no sandbox "+string(id))
+}
+
+// Start implements [runtime.Driver].
+func (f *Fake) Start(ctx context.Context, req runtime.StartRequest) error {
+	if f.crashed() {
+		return errCrashed
+	}
+	defer f.host.enter(req.ID, "Start")()
+	f.host.mu.Lock()
+	f.host.starts = append(f.host.starts, req)
+	if _, ok := f.host.sandboxes[req.ID]; ok {
+		f.host.mu.Unlock()
+		return fmt.Errorf("start %s: it is there already", req.ID)
+	}
+	s := &fakeSandbox{done: make(chan struct{})}
+	f.host.sandboxes[req.ID] = s
+	f.host.mu.Unlock()
+
+	if err := f.bring(ctx, req, s); err != nil {
+		if f.crashed() {
+			return errCrashed // and leave what is half made
+		}
+		f.host.mu.Lock()
+		delete(f.host.sandboxes, req.ID)
+		f.host.mu.Unlock()
+		return fmt.Errorf("start %s: %w", req.ID, err)
+	}
+	return nil
+}
+
+func (f *Fake) bring(ctx context.Context, req runtime.StartRequest, s *fakeSandbox) error {
+	if err := f.call(ctx, func(ctx context.Context) error {
+		if k := f.knob().Start; k != nil {
+			return k(ctx, req)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if f.host.sandboxes[req.ID] != s {
+		return errors.New("it was destroyed while it started")
+	}
+	mem := newMemory()
+	if req.Snapshot != "" {
+		kept, ok := f.host.snapshots[req.Snapshot]
+		if !ok {
+			return fmt.Errorf("%w: %s is missing", runtime.ErrSnapshotUnusable, req.Snapshot)
+		}
+		mem = kept.clone()
+	}
+	s.agent = newAgent(mem)
+	return nil
+}
+
+// call runs a knob until it returns, ctx ends or the driver crashes.
+func (f *Fake) call(ctx context.Context, knob func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- knob(ctx) }()
+	select {
+	case <-f.dead:
+		return errCrashed
+	case err := <-done:
+		if f.crashed() {
+			return errCrashed
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		return err
+	}
+}
+
+// Destroy implements [runtime.Driver].
+func (f *Fake) Destroy(ctx context.Context, id sandbox.ID) error {
+	if f.crashed() {
+		return errCrashed
+	}
+	defer f.host.enter(id, "Destroy")()
+	if err := f.call(ctx, func(ctx context.Context) error {
+		if k := f.knob().Destroy; k != nil {
+			return k(ctx, id)
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("destroy %s: %w", id, err)
+	}
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if s, ok := f.host.sandboxes[id]; ok {
+		s.end(runtime.Exit{Reason: "destroyed"})
+		delete(f.host.sandboxes, id)
+	}
+	return nil
+}
+
+// end is called with the host's lock held.
+func (s *fakeSandbox) end(exit runtime.Exit) {
+	select {
+	case <-s.done:
+		return
+	default:
+	}
+	s.exit = exit
+	close(s.done)
+	if s.agent != nil {
+		s.agent.stop()
+	}
+}
+
+// Dial implements [runtime.Driver].
+func (f *Fake) Dial(ctx context.Context, id sandbox.ID, port uint16) (net.Conn, error) {
+	if f.crashed() {
+		return nil, errCrashed
+	}
+	if k := f.knob().Dial; k != nil {
+		if err := f.call(ctx, func(ctx context.Context) error { return k(ctx, id) }); err != nil {
+			return nil, fmt.Errorf("dial %s: %w", id, err)
+		}
+	}
+	a := f.Agent(id)
+	if a == nil {
+		return nil, notFound(id)
+	}
+	if port != guest.Port {
+		return nil, fmt.Errorf("dial %s: nobody listens on port %d", id, port)
+	}
+	return a.dial(ctx)
+}
+
+// Wait implements [runtime.Driver].
+func (f *Fake) Wait(ctx context.Context, id sandbox.ID) (runtime.Exit, error) {
+	f.host.mu.Lock()
+	s, ok := f.host.sandboxes[id]
+	ok = ok && s.agent != nil
+	f.host.mu.Unlock()
+	if !ok {
+		return runtime.Exit{}, notFound(id)
+	}
+	select {
+	case <-s.done:
+		return s.exit, nil
+	case <-f.dead:
+		return runtime.Exit{}, errCrashed
+	case <-ctx.Done():
+		return runtime.Exit{}, context.Cause(ctx)
+	}
+}
+
+// List implements [runtime.Driver].
+func (f *Fake) List(context.Context) ([]sandbox.ID, error) {
+	if f.crashed() {
+		return nil, errCrashed
+	}
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.host.sandboxes)), nil
+}
+
+// Snapshot implements [runtime.Snapshotter].
+func (f *Fake) Snapshot(ctx context.Context, id sandbox.ID) (sandbox.Ref, error) {
+	defer f.host.enter(id, "Snapshot")()
+	if err := f.call(ctx, func(ctx context.Context) error {
+		if k := f.knob().Snapshot; k != nil {
+			return k(ctx, id)
+		}
+		return nil
+	}); err != nil {
+		return "", fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	s, ok := f.host.sandboxes[id]
+	if !ok || s.agent == nil {
+		return "", notFound(id)
+	}
+	ref := sandbox.Ref(fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(sandbox.NewName("snap")))))
+	f.host.snapshots[ref] = s.agent.memory.clone()
+	return ref, nil
+}
+
+// SnapshotKey implements [runtime.Snapshotter]: the fake fixes the disk's size.
+func (f *Fake) SnapshotKey(res sandbox.Resources) string { return fmt.Sprintf("fake/%d", res.Disk) }
+
+// Usage implements [runtime.Meter].
+func (f *Fake) Usage(_ context.Context, id sandbox.ID) (runtime.Usage, error) {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if _, ok := f.host.sandboxes[id]; !ok {
+		return runtime.Usage{}, notFound(id)
+	}
+	return runtime.Usage{CPU: time.Millisecond, Memory: 20 * sandbox.MiB}, nil
+}
+
+// Prepare implements [runtime.Pooler].
+func (f *Fake) Prepare(_ context.Context, _ sandbox.Ref, _ sandbox.Resources, n int) error {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	f.host.prepared = append(f.host.prepared, n)
+	return nil
+}
+
+// Image returns a reference of an image's form, for drivers that look at no
+// image.
+func Image(name string) sandbox.Ref {
+	return sandbox.Ref(fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(strings.ToLower(name)))))
+}
+
+var (
+	_ runtime.Driver      = (*Fake)(nil)
+	_ runtime.Snapshotter = (*Fake)(nil)
+	_ runtime.Meter       = (*Fake)(nil)
+	_ runtime.Pooler      = (*Fake)(nil)
+)

@@ -1,0 +1,145 @@
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"silica.dev/silica/internal/event"
+	driver "silica.dev/silica/internal/runtime"
+	"silica.dev/silica/sandbox"
+)
+
+// Config holds the operator's choices. Zero values take the defaults named
+// here, unless 0 is said to mean something.
+type Config struct {
+	Template string            // what a create without one gets: "miosa-sandbox"
+	Default  sandbox.Resources // 1 core, 1024 MiB, 3072 MiB
+	Max      sandbox.Resources // 4 cores, 8192 MiB, 10240 MiB
+	Timeout  time.Duration     // hard limit of running time: 300 s
+	// MaxTimeout bounds what a create may ask for: 24 h.
+	MaxTimeout time.Duration
+	// ForbidAlwaysOn refuses sandboxes without a hard limit.
+	ForbidAlwaysOn bool
+	// MaxSandboxes bounds the live ones of a tenant that has no limit of its
+	// own. 0: no bound.
+	MaxSandboxes int
+
+	WarmPool   int           // restored members of the default template; 0: none
+	EmptySlots int           // what Pooler drivers keep ready; 0: none
+	Starts     int           // starts at once: the number of CPUs, at least 2
+	CreateWait time.Duration // how long Create waits for the sandbox to run: 2 s
+
+	StartTimeout     time.Duration // of one start by the driver: 60 s
+	InitTimeout      time.Duration // for the agent to take its identity: 10 s
+	ProvisionTimeout time.Duration // from the request to running, a template's build included: 30 min
+	DestroyWait      time.Duration // how long Destroy waits for the host: 5 s
+	AdoptWait        time.Duration // how long Recover waits for slow agents: 1 s
+
+	Nameservers  []string
+	MaxProcesses uint32 // a sandbox; 0: the agent's default
+}
+
+func (c Config) withDefaults() Config {
+	or := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	if c.Template == "" {
+		c.Template = "miosa-sandbox"
+	}
+	c.Default = resourcesOr(c.Default, sandbox.Resources{MilliCPU: sandbox.Core, Memory: 1024 * sandbox.MiB, Disk: 3072 * sandbox.MiB})
+	c.Max = resourcesOr(c.Max, sandbox.Resources{MilliCPU: 4 * sandbox.Core, Memory: 8192 * sandbox.MiB, Disk: 10240 * sandbox.MiB})
+	or(&c.Timeout, 300*time.Second)
+	or(&c.MaxTimeout, 24*time.Hour)
+	if c.Starts == 0 {
+		c.Starts = max(2, runtime.NumCPU())
+	}
+	or(&c.CreateWait, 2*time.Second)
+	or(&c.StartTimeout, time.Minute)
+	or(&c.InitTimeout, 10*time.Second)
+	or(&c.ProvisionTimeout, 30*time.Minute)
+	or(&c.DestroyWait, 5*time.Second)
+	or(&c.AdoptWait, time.Second)
+	return c
+}
+
+// resourcesOr fills the zero fields of r from d.
+func resourcesOr(r, d sandbox.Resources) sandbox.Resources {
+	if r.MilliCPU == 0 {
+		r.MilliCPU = d.MilliCPU
+	}
+	if r.Memory == 0 {
+		r.Memory = d.Memory
+	}
+	if r.Disk == 0 {
+		r.Disk = d.Disk
+	}
+	return r
+}
+
+// Deps are what the supervisor works with.
+type Deps struct {
+	Store     Store
+	Templates Templates
+	Driver    driver.Driver
+	Events    Events
+	Builds    Builds // nil: nothing is ever being built, and snapshots stay lost
+	Log       *slog.Logger
+}
+
+// Store holds the rows. Every change is one durable transaction with its
+// events; errors are classified, and a Conflict from Move, Update or Create
+// means that nothing has changed.
+type Store interface {
+	// Create admits sb for its tenant: it recognises a repeated request (fresh
+	// is false), checks the limit (0: none), finds or makes workspace and
+	// project, and claims a warm member, which comes back Running and not
+	// Ready, or else inserts sb.
+	Create(ctx context.Context, sb sandbox.Sandbox, req sandbox.CreateRequest, limit int) (got sandbox.Sandbox, fresh bool, err error)
+	// AddMember inserts a sandbox without a tenant.
+	AddMember(ctx context.Context, sb sandbox.Sandbox) error
+	Move(ctx context.Context, id sandbox.ID, from, to sandbox.State, change func(*sandbox.Sandbox), events ...event.Event) (sandbox.Sandbox, error)
+	Update(ctx context.Context, id sandbox.ID, state sandbox.State, change func(*sandbox.Sandbox)) (sandbox.Sandbox, error)
+	MarkFreed(ctx context.Context, id sandbox.ID) error
+	Sandbox(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Sandbox, error)
+	List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, error)
+	// Unfreed lists every sandbox that may hold something on the host.
+	Unfreed(ctx context.Context) ([]sandbox.Sandbox, error)
+	// Warm lists the members of the pool, oldest first.
+	Warm(ctx context.Context) ([]sandbox.Sandbox, error)
+}
+
+// Templates says what sandboxes start from. NotFound for what there is not.
+type Templates interface {
+	Template(ctx context.Context, slug string) (sandbox.Template, error)
+	Snapshot(ctx context.Context, slug, revision, key string) (sandbox.Snapshot, error)
+}
+
+// Events stores what is not a change of state.
+type Events interface {
+	Record(ctx context.Context, e event.Event) error
+}
+
+// Builds makes templates and snapshots in the background.
+type Builds interface {
+	// Building tells whether a template that can't be used yet will come.
+	Building(slug string) bool
+	// Await blocks until the template can be used, or can't be built.
+	Await(ctx context.Context, slug string) (sandbox.Template, error)
+	// Remake has the snapshot of t for this size made, or made again when broken
+	// names one that could not be restored. It returns at once; asking again
+	// while it is being made changes nothing.
+	Remake(t sandbox.Template, res sandbox.Resources, broken sandbox.Ref)
+}
+
+// noBuilds stands in when nothing builds.
+type noBuilds struct{}
+
+func (noBuilds) Building(string) bool { return false }
+func (noBuilds) Await(context.Context, string) (sandbox.Template, error) {
+	return sandbox.Template{}, errNoTemplate
+}
+func (noBuilds) Remake(sandbox.Template, sandbox.Resources, sandbox.Ref) {}

@@ -1,0 +1,306 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"silica.dev/silica/internal/guest/guestpb"
+	driver "silica.dev/silica/internal/runtime"
+	"silica.dev/silica/sandbox"
+)
+
+// Create admits a sandbox and answers once it runs, or when CreateWait is over.
+// The work goes on when ctx ends: the caller finds it by its idempotency key.
+func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.CreateRequest) (sandbox.Sandbox, error) {
+	if err := s.open(); err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	sb, err := s.cfg.admit(c, req)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	t, err := s.resolve(ctx, sb.Spec.Template)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	sb.Spec.Revision = t.Revision // empty while it is being built
+	limit := c.MaxSandboxes
+	if limit == 0 {
+		limit = s.cfg.MaxSandboxes
+	}
+	// Known before the row is, so that whoever finds the row finds the unit.
+	u := s.unit(sb.ID)
+	// A caller who leaves while the row is being written must not leave a row
+	// that nobody works on.
+	got, fresh, err := s.store.Create(context.WithoutCancel(ctx), sb, req, limit)
+	if err != nil || got.ID != sb.ID {
+		s.forget(u)
+	}
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if fresh && got.State == sandbox.Running {
+		u = s.unit(got.ID)
+		s.spawn(func() { s.identify(u, got, t) })
+		s.wakePool()
+	} else if fresh {
+		s.spawn(func() { s.provision(u, got, t) })
+	}
+	return s.await(ctx, got)
+}
+
+// open tells whether new sandboxes are taken.
+func (s *Supervisor) open() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return errClosing
+	case s.draining:
+		return errDraining
+	case !s.recovered:
+		return errStarting
+	}
+	return nil
+}
+
+// resolve finds a template. One that is being built comes back without a
+// revision.
+func (s *Supervisor) resolve(ctx context.Context, slug string) (sandbox.Template, error) {
+	t, err := s.templates.Template(ctx, slug)
+	if !isKind(err, sandbox.NotFound) {
+		return t, err
+	}
+	if s.builds.Building(slug) {
+		return sandbox.Template{Slug: slug}, nil
+	}
+	return sandbox.Template{}, errNoTemplate.With("template_id", slug)
+}
+
+// await waits up to CreateWait for sb to be ready, and returns how it is then.
+func (s *Supervisor) await(ctx context.Context, sb sandbox.Sandbox) (sandbox.Sandbox, error) {
+	u := s.lookup(sb.ID)
+	if settled(sb) || u == nil {
+		return s.store.Sandbox(ctx, sb.Tenant, string(sb.ID))
+	}
+	t := time.NewTimer(s.cfg.CreateWait)
+	defer t.Stop()
+	select {
+	case <-u.ready:
+	case <-u.life.Done():
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return s.store.Sandbox(ctx, sb.Tenant, string(sb.ID))
+}
+
+// provision brings a sandbox from its row to Running.
+func (s *Supervisor) provision(u *unit, sb sandbox.Sandbox, t sandbox.Template) {
+	ctx, cancel := context.WithDeadlineCause(u.life, sb.CreatedAt.Add(s.cfg.ProvisionTimeout),
+		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "it did not start in time"))
+	defer cancel()
+	if err := s.bring(ctx, u, sb, t); err != nil {
+		s.startFailed(u, sb, err)
+	}
+}
+
+func (s *Supervisor) bring(ctx context.Context, u *unit, sb sandbox.Sandbox, t sandbox.Template) error {
+	if t.Revision == "" {
+		var err error
+		if t, err = s.builds.Await(ctx, sb.Spec.Template); err != nil {
+			return fmt.Errorf("wait for template %s: %w", sb.Spec.Template, err)
+		}
+	}
+	if err := u.take(ctx); err != nil {
+		return err
+	}
+	defer u.give()
+	path, err := s.start(ctx, u, sb.Spec.Resources, t)
+	if err != nil {
+		return err
+	}
+	if err := s.init(ctx, u, sb, t); err != nil {
+		return err
+	}
+	var got sandbox.Sandbox
+	err = s.persist(ctx, "running", func() (err error) {
+		got, err = s.store.Move(ctx, u.id, sandbox.Provisioning, sandbox.Running, func(sb *sandbox.Sandbox) {
+			at := now()
+			sb.Spec.Revision, sb.BootPath, sb.Boot = t.Revision, path, at.Sub(sb.CreatedAt)
+			sb.Ready, sb.StartedAt, sb.ReadyAt = true, at, at
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note that it runs: %w", err)
+	}
+	s.attend(u, got)
+	return nil
+}
+
+// attend makes a running sandbox usable, and watches over it. The caller holds
+// the unit's host token.
+func (s *Supervisor) attend(u *unit, sb sandbox.Sandbox) {
+	s.deadlines.set(sb, sb.Deadline())
+	s.watch(u)
+	since := time.Now().Add(-time.Second) // the agent's clock was set a moment ago
+	s.spawn(func() { s.listen(u, sb, since) })
+	u.setReady()
+}
+
+// startFailed ends a sandbox that could not be started, unless it was destroyed
+// meanwhile or the supervisor closes: then others deal with it.
+func (s *Supervisor) startFailed(u *unit, sb sandbox.Sandbox, err error) {
+	if s.life.Err() != nil || u.life.Err() != nil {
+		return
+	}
+	s.log.Error("a sandbox did not start", "sandbox", sb.ID, "template", sb.Spec.Template, "err", err)
+	reason := "the sandbox could not be started"
+	var e *sandbox.Error
+	if errors.As(err, &e) && e.Kind != sandbox.Internal {
+		reason += ": " + e.Message
+	}
+	s.fail(u, failure{code: sandbox.CodeStartFailed, reason: reason}, sandbox.Provisioning, sandbox.Running)
+}
+
+// start has the driver start a sandbox, from a snapshot where there is one. The
+// caller holds the unit's host token.
+func (s *Supervisor) start(ctx context.Context, u *unit, res sandbox.Resources, t sandbox.Template) (sandbox.BootPath, error) {
+	leave, err := s.starts.enter(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer leave()
+	return s.startNow(ctx, u, res, t)
+}
+
+func (s *Supervisor) startNow(ctx context.Context, u *unit, res sandbox.Resources, t sandbox.Template) (sandbox.BootPath, error) {
+	req := driver.StartRequest{ID: u.id, Resources: res, Image: t.Image}
+	u.births++
+	u.hangUp()
+	if sn, err := s.snapshot(ctx, t, res); err == nil {
+		req.Snapshot = sn.Ref
+		err := s.startOnce(ctx, req)
+		if err == nil {
+			return sandbox.BootSnapshot, nil
+		}
+		if !errors.Is(err, driver.ErrSnapshotUnusable) {
+			return "", err
+		}
+		s.log.Warn("a snapshot can't be restored: booting cold and having it remade",
+			"sandbox", u.id, "template", t.Slug, "revision", t.Revision, "snapshot", sn.Ref, "err", err)
+		s.builds.Remake(t, res, sn.Ref)
+	} else if !isKind(err, sandbox.NotFound) {
+		s.log.Warn("a snapshot can't be looked up: booting cold", "sandbox", u.id, "template", t.Slug, "err", err)
+	} else if s.snapshots() {
+		s.log.Info("no snapshot for this size yet: booting cold and having one made",
+			"sandbox", u.id, "template", t.Slug, "revision", t.Revision)
+		s.builds.Remake(t, res, "")
+	}
+	req.Snapshot = ""
+	if err := s.startOnce(ctx, req); err != nil {
+		return "", err
+	}
+	return sandbox.BootCold, nil
+}
+
+func (s *Supervisor) startOnce(ctx context.Context, req driver.StartRequest) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.StartTimeout,
+		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "it did not start in time"))
+	defer cancel()
+	err := s.driver.Start(ctx, req)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+	}
+	return err
+}
+
+// snapshots tells whether the driver can restore.
+func (s *Supervisor) snapshots() bool {
+	_, ok := s.driver.(driver.Snapshotter)
+	return ok
+}
+
+// snapshot finds what serves a template at this size; NotFound when nothing does.
+func (s *Supervisor) snapshot(ctx context.Context, t sandbox.Template, res sandbox.Resources) (sandbox.Snapshot, error) {
+	d, ok := s.driver.(driver.Snapshotter)
+	if !ok {
+		return sandbox.Snapshot{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "the driver restores no snapshots")
+	}
+	return s.templates.Snapshot(ctx, t.Slug, t.Revision, d.SnapshotKey(res))
+}
+
+// init gives a started, restored or claimed sandbox its identity.
+func (s *Supervisor) init(ctx context.Context, u *unit, sb sandbox.Sandbox, t sandbox.Template) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.InitTimeout,
+		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "its agent did not answer in time"))
+	defer cancel()
+	env := maps.Clone(t.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, sb.Spec.Env)
+	entropy := make([]byte, 32)
+	_, _ = rand.Read(entropy) // crypto/rand.Read never fails
+	_, err := u.agent(s.driver).Init(ctx, &guestpb.InitRequest{
+		Hostname: sb.Slug, Env: env, UnixNano: time.Now().UnixNano(), Entropy: entropy,
+		Workdir: t.Workdir, Nameservers: s.cfg.Nameservers, MaxProcesses: s.cfg.MaxProcesses,
+	})
+	if err != nil {
+		return fmt.Errorf("init %s: %w", u.id, err)
+	}
+	return nil
+}
+
+// identify gives a claimed member its identity. One that does not answer is
+// started anew under the same ID: the claim stands.
+func (s *Supervisor) identify(u *unit, sb sandbox.Sandbox, t sandbox.Template) {
+	if err := s.claimed(u, sb, t); err != nil {
+		s.startFailed(u, sb, err)
+	}
+}
+
+func (s *Supervisor) claimed(u *unit, sb sandbox.Sandbox, t sandbox.Template) error {
+	ctx := u.life
+	if err := u.take(ctx); err != nil {
+		return err
+	}
+	defer u.give()
+	path := sandbox.BootPool
+	if err := s.init(ctx, u, sb, t); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		s.log.Warn("a claimed pool member does not answer: starting it anew", "sandbox", u.id, "err", err)
+		if err := s.driver.Destroy(ctx, u.id); err != nil {
+			return fmt.Errorf("replace pool member: %w", err)
+		}
+		if path, err = s.start(ctx, u, sb.Spec.Resources, t); err != nil {
+			return err
+		}
+		if err := s.init(ctx, u, sb, t); err != nil {
+			return err
+		}
+		s.watch(u)
+	}
+	var got sandbox.Sandbox
+	err := s.persist(ctx, "ready", func() (err error) {
+		got, err = s.store.Update(ctx, u.id, sandbox.Running, func(sb *sandbox.Sandbox) {
+			at := now()
+			sb.Ready, sb.ReadyAt, sb.BootPath, sb.Boot = true, at, path, at.Sub(sb.CreatedAt)
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note that it is ready: %w", err)
+	}
+	s.deadlines.set(got, got.Deadline())
+	since := time.Now().Add(-time.Second)
+	s.spawn(func() { s.listen(u, got, since) })
+	u.setReady()
+	return nil
+}

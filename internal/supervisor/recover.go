@@ -1,0 +1,180 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"silica.dev/silica/sandbox"
+)
+
+// adopters bounds how many agents are asked at once.
+const adopters = 32
+
+// lostWhileDown is the Reason of a sandbox that did not outlive the daemon.
+const lostWhileDown = "the sandbox was lost while the server was down, or its machine was restarted"
+
+// Recover makes rows and host agree after a restart: it adopts what runs, goes on
+// with what was being started, ends what is lost or out of time, and frees what
+// nobody owns. It returns when new work can be taken; slow agents and frees go
+// on behind it. Call it once, before anything else uses the driver.
+func (s *Supervisor) Recover(ctx context.Context) error {
+	onHost, err := s.driver.List(ctx)
+	if err != nil {
+		return fmt.Errorf("recover: list what is on the host: %w", err)
+	}
+	rows, err := s.store.Unfreed(ctx)
+	if err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	known := map[sandbox.ID]bool{}
+	var asked sync.WaitGroup
+	places := make(chan struct{}, adopters)
+	ask := func(f func()) {
+		asked.Add(1)
+		if !s.spawn(func() {
+			defer asked.Done()
+			places <- struct{}{}
+			defer func() { <-places }()
+			f()
+		}) {
+			asked.Done()
+		}
+	}
+	for _, sb := range rows {
+		known[sb.ID] = true
+		if sb.State == sandbox.Paused {
+			continue // holds nothing that has to be looked after
+		}
+		u := s.unit(sb.ID)
+		alive := slices.Contains(onHost, sb.ID)
+		switch {
+		case sb.State == sandbox.Destroyed || sb.State == sandbox.Failed:
+			u.end(errDestroyed)
+			s.free(u)
+		case sb.State == sandbox.Running && alive:
+			ask(func() { s.adopt(u, sb) })
+		case sb.State == sandbox.Running:
+			ask(func() { s.fail(u, failure{sandbox.CodeSandboxGone, lostWhileDown}, sandbox.Running) })
+		case sb.State == sandbox.Warm && alive:
+			ask(func() { s.adoptMember(u, sb) })
+		case sb.Tenant == "":
+			ask(func() { s.retire(u, sb.State) })
+		case sb.State == sandbox.Provisioning:
+			s.spawn(func() { s.resume(u, sb) })
+		}
+	}
+	for _, id := range onHost {
+		if !known[id] {
+			s.log.Warn("freeing what no row owns", "sandbox", id)
+			u := s.unit(id)
+			u.end(errDestroyed)
+			s.free(u)
+		}
+	}
+	s.spawn(func() { s.deadlines.run(s.life, s.expire) })
+
+	done := make(chan struct{})
+	go func() { // ends with the goroutines it waits for, which Close ends
+		asked.Wait()
+		close(done)
+	}()
+	t := time.NewTimer(s.cfg.AdoptWait)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		s.log.Info("some sandboxes are slow to answer: going on without waiting for them")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	s.mu.Lock()
+	s.recovered = true
+	s.mu.Unlock()
+	s.spawn(s.keepPool)
+	return nil
+}
+
+// adopt takes over a sandbox that outlived the daemon.
+func (s *Supervisor) adopt(u *unit, sb sandbox.Sandbox) {
+	if end := sb.Deadline(); !end.IsZero() && !end.After(time.Now()) {
+		s.expire(sb.Tenant, sb.ID)
+		return
+	}
+	if u.take(u.life) != nil {
+		return
+	}
+	defer u.give()
+	u.births++
+	t, err := s.templates.Template(u.life, sb.Spec.Template)
+	if err != nil && !isKind(err, sandbox.NotFound) {
+		s.log.Warn("the template of a running sandbox can't be read", "sandbox", sb.ID, "err", err)
+	}
+	if err := s.init(u.life, u, sb, t); err != nil {
+		if u.life.Err() == nil {
+			s.log.Warn("a sandbox did not outlive the daemon", "sandbox", sb.ID, "err", err)
+			s.fail(u, failure{sandbox.CodeSandboxGone, lostWhileDown}, sandbox.Running)
+		}
+		return
+	}
+	if !sb.Ready { // claimed just before the daemon ended
+		err := s.persist(u.life, "ready", func() (err error) {
+			sb, err = s.store.Update(u.life, u.id, sandbox.Running, func(sb *sandbox.Sandbox) {
+				at := now()
+				sb.Ready, sb.ReadyAt, sb.Boot = true, at, at.Sub(sb.CreatedAt)
+			})
+			return err
+		})
+		if err != nil {
+			if u.life.Err() == nil {
+				s.log.Error("an adopted sandbox could not be marked ready", "sandbox", u.id, "err", err)
+			}
+			return
+		}
+	}
+	s.attend(u, sb)
+}
+
+// adoptMember takes over a member of the warm pool; the pool's keeper decides
+// whether it still belongs there.
+func (s *Supervisor) adoptMember(u *unit, sb sandbox.Sandbox) {
+	if u.take(u.life) != nil {
+		return
+	}
+	defer u.give()
+	u.births++
+	ctx, cancel := context.WithTimeout(u.life, s.cfg.InitTimeout)
+	defer cancel()
+	if _, err := u.agent(s.driver).Metrics(ctx); err != nil {
+		s.retire(u, sandbox.Warm)
+		return
+	}
+	s.watch(u)
+}
+
+// resume goes on with a start that the daemon's end cut short.
+func (s *Supervisor) resume(u *unit, sb sandbox.Sandbox) {
+	if err := s.clear(u); err != nil {
+		s.startFailed(u, sb, err)
+		return
+	}
+	t, err := s.resolve(u.life, sb.Spec.Template)
+	if err != nil {
+		s.startFailed(u, sb, err)
+		return
+	}
+	s.provision(u, sb, t)
+}
+
+// clear removes what a cut start has left on the host.
+func (s *Supervisor) clear(u *unit) error {
+	if err := u.take(u.life); err != nil {
+		return err
+	}
+	defer u.give()
+	ctx, cancel := context.WithTimeout(u.life, hostTimeout)
+	defer cancel()
+	return s.driver.Destroy(ctx, u.id)
+}

@@ -1,0 +1,176 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"silica.dev/silica/internal/event"
+	driver "silica.dev/silica/internal/runtime"
+	"silica.dev/silica/internal/runtime/runtimetest"
+	"silica.dev/silica/sandbox"
+)
+
+func TestRunningSandboxesAreAdopted(t *testing.T) {
+	m := newMachine(t, Config{WarmPool: 1})
+	m.warm(1)
+	sb := m.create(m.a, sandbox.CreateRequest{Env: map[string]string{"A": "1"}})
+	member := m.warm(1)[0]
+	if _, err := m.echo(m.a, sb.ID, "echo kept > /root/f"); err != nil {
+		t.Fatal(err)
+	}
+	m.restart()
+	if got := m.get(m.a, sb.ID); got.State != sandbox.Running || !got.Ready || !got.StartedAt.Equal(sb.StartedAt) {
+		t.Errorf("after a restart: %+v", got)
+	}
+	if got, err := m.echo(m.a, sb.ID, "cat /root/f; echo $A"); err != nil || got != "kept\n1\n" {
+		t.Errorf("inside: %q, %v", got, err)
+	}
+	if got := m.warm(1)[0]; got != member {
+		t.Errorf("the pool's member is %s, want the adopted %s", got, member)
+	}
+	if err := m.fake.Kill(sb.ID, driver.Exit{Reason: "crash"}); err != nil {
+		t.Fatal(err)
+	}
+	m.eventually("the death of an adopted one is noticed", func() bool { return m.get(m.a, sb.ID).State == sandbox.Failed })
+}
+
+func TestRebootLosesSandboxesWithAReason(t *testing.T) {
+	m := newMachine(t, Config{WarmPool: 1})
+	m.warm(1)
+	sb := m.create(m.a, sandbox.CreateRequest{})
+	m.warm(1)
+	m.Close()
+	m.fake.Reboot()
+	m.restart()
+	got := m.get(m.a, sb.ID)
+	if got.State != sandbox.Failed || got.Reason != lostWhileDown {
+		t.Errorf("after a reboot: %+v", got)
+	}
+	if got := m.history(sb.ID); !slices.Equal(got[len(got)-2:], []string{sandbox.CodeSandboxGone, "error"}) {
+		t.Errorf("events: %v", got)
+	}
+	m.warm(1)
+}
+
+func TestWhatWasHalfDoneIsFinished(t *testing.T) {
+	m := newMachine(t, Config{CreateWait: time.Millisecond, DestroyWait: time.Millisecond})
+	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	doomed := m.create(m.a, sandbox.CreateRequest{})
+	m.eventually("it runs", func() bool { return m.get(m.a, doomed.ID).State == sandbox.Running })
+	m.fake.Set(runtimetest.Knobs{
+		Start:   func(ctx context.Context, _ driver.StartRequest) error { return hang(ctx) },
+		Destroy: func(ctx context.Context, _ sandbox.ID) error { return hang(ctx) },
+	})
+	starting := m.create(m.a, sandbox.CreateRequest{})
+	m.eventually("the start is under way", func() bool { return slices.Contains(m.onHost(), starting.ID) })
+	if _, err := m.Destroy(m.ctx, m.a, string(doomed.ID)); err != nil {
+		t.Fatal(err)
+	}
+	stray := sandbox.NewID()
+	m.fake.Crash() // leaves the start half made and the destroy undone
+	m.down()
+	m.fake = m.fake.Reopen()
+	if err := m.fake.Start(m.ctx, startRequest(stray, "")); err != nil {
+		t.Fatal(err)
+	}
+	m.openDB()
+	m.up()
+	if got, err := m.Ready(m.ctx, m.a, string(starting.ID)); err != nil || got.State != sandbox.Running || !got.Ready {
+		t.Errorf("the start cut short: %+v, %v", got, err)
+	}
+	m.eventually("only it is on the host", func() bool { return slices.Equal(m.onHost(), []sandbox.ID{starting.ID}) })
+}
+
+func TestExpiryWhileDown(t *testing.T) {
+	m := newMachine(t, Config{})
+	sb := m.create(m.a, sandbox.CreateRequest{Timeout: time.Second})
+	m.Close()
+	m.eventually("its time passes", func() bool { return time.Now().After(sb.Deadline()) })
+	m.restart()
+	m.eventually("it is ended", func() bool { return m.get(m.a, sb.ID).State == sandbox.Destroyed })
+	if got := m.get(m.a, sb.ID); got.Reason != "timeout" {
+		t.Errorf("expired while down: %+v", got)
+	}
+	m.nothingOnHost()
+}
+
+func TestRecoverDoesNotWaitForASilentAgent(t *testing.T) {
+	m := newMachine(t, Config{AdoptWait: 20 * time.Millisecond, InitTimeout: 300 * time.Millisecond})
+	ok, silent := m.create(m.a, sandbox.CreateRequest{}), m.create(m.a, sandbox.CreateRequest{})
+	m.fake.Agent(silent.ID).Hang()
+	begin := time.Now()
+	m.restart()
+	if d := time.Since(begin); d > 2*time.Second {
+		t.Errorf("Recover took %v", d)
+	}
+	if _, err := m.echo(m.a, ok.ID, "true"); err != nil {
+		t.Errorf("the one that answers: %v", err)
+	}
+	m.eventually("the silent one is given up", func() bool { return m.get(m.a, silent.ID).State == sandbox.Failed })
+	m.eventually("and freed", func() bool { return slices.Equal(m.onHost(), []sandbox.ID{ok.ID}) })
+}
+
+func TestRecoverIsQuick(t *testing.T) {
+	m := newMachine(t, Config{})
+	for range 50 {
+		m.create(m.a, sandbox.CreateRequest{})
+	}
+	m.down()
+	m.fake = m.fake.Reopen()
+	begin := time.Now()
+	m.openDB()
+	m.up()
+	if d := time.Since(begin); d > 2*time.Second {
+		t.Errorf("ready after %v with 50 sandboxes", d)
+	}
+	list, err := m.List(m.ctx, m.a, sandbox.Filter{State: sandbox.Running})
+	if err != nil || len(list) != 50 {
+		t.Errorf("%d run, %v", len(list), err)
+	}
+}
+
+func TestHostThatCanNotBeListedStopsRecover(t *testing.T) {
+	m := newMachine(t, Config{})
+	m.Close()
+	m.fake.Crash()
+	s := New(m.cfg, m.deps(m.db))
+	defer s.Close()
+	if err := s.Recover(m.ctx); err == nil {
+		t.Error("Recover succeeded without a driver")
+	}
+	if _, err := s.Create(m.ctx, m.a, sandbox.CreateRequest{}); code(err) != sandbox.CodeUnavailable {
+		t.Errorf("Create before Recover = %v", err)
+	}
+}
+
+func TestWritesThatFailAreRepeated(t *testing.T) {
+	m := newMachine(t, Config{})
+	m.Close()
+	full := sandbox.E(sandbox.Unavailable, sandbox.CodeHostFull, "the server's disk is full")
+	st := &faultyStore{Store: m.db, moves: runtimetest.Times(2, full)}
+	m.Supervisor = New(m.cfg, m.deps(st))
+	if err := m.Recover(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if sb := m.create(m.a, sandbox.CreateRequest{}); sb.State != sandbox.Running {
+		t.Errorf("Create while the disk was full for a moment: %+v", sb)
+	}
+}
+
+// faultyStore fails some moves before they happen.
+type faultyStore struct {
+	Store
+	moves func() error
+}
+
+func (f *faultyStore) Move(ctx context.Context, id sandbox.ID, from, to sandbox.State, change func(*sandbox.Sandbox), events ...event.Event) (sandbox.Sandbox, error) {
+	if err := f.moves(); err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	return f.Store.Move(ctx, id, from, to, change, events...)
+}
+
+var errPower = errors.New("the power is out")

@@ -1,0 +1,227 @@
+// Package supervisor holds the rules of a sandbox's life, and is the only writer of
+// its state, so that no route, driver or timer need know what may follow what.
+//
+// Rows are written before the host is touched, so after a crash a row is the
+// trace of everything that may need cleaning up; Recover reads them. There is
+// one way to clean up: move the row to an end, then free.
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"silica.dev/silica/internal/guest"
+	driver "silica.dev/silica/internal/runtime"
+	"silica.dev/silica/sandbox"
+)
+
+// What callers are told.
+var (
+	errNoTemplate = sandbox.E(sandbox.Malformed, sandbox.CodeInvalidTemplate, "template_id is not a recognized template")
+	errNotRunning = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is not running")
+	errDraining   = sandbox.E(sandbox.Unavailable, sandbox.CodeDraining, "the server is being emptied and takes no new sandboxes")
+	errClosing    = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is shutting down")
+	errStarting   = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is starting: try again in a moment")
+	errDestroyed  = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox was destroyed")
+	errLost       = sandbox.E(sandbox.Conflict, sandbox.CodeSandboxGone, "the sandbox has failed")
+)
+
+// Supervisor applies the rules. Make one with New, then call Recover before
+// anything else.
+type Supervisor struct {
+	cfg       Config
+	store     Store
+	templates Templates
+	driver    driver.Driver
+	events    Events
+	builds    Builds
+	log       *slog.Logger
+
+	starts    *queue
+	deadlines *deadlines
+	refill    chan struct{} // has room for one: look at the pool
+
+	// life ends with Close; every goroutine here is under it.
+	life    context.Context
+	endLife context.CancelCauseFunc
+	work    sync.WaitGroup
+
+	mu        sync.Mutex
+	units     map[sandbox.ID]*unit
+	forgotten chan struct{} // closed and replaced when a unit goes
+	recovered bool
+	draining  bool
+	closed    bool
+}
+
+// New returns a supervisor at rest.
+func New(cfg Config, d Deps) *Supervisor {
+	cfg = cfg.withDefaults()
+	if d.Builds == nil {
+		d.Builds = noBuilds{}
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Supervisor{
+		cfg: cfg, store: d.Store, templates: d.Templates, driver: d.Driver, events: d.Events, builds: d.Builds, log: d.Log,
+		starts: newQueue(cfg.Starts), deadlines: newDeadlines(), refill: make(chan struct{}, 1),
+		units: map[sandbox.ID]*unit{}, forgotten: make(chan struct{}),
+	}
+	s.life, s.endLife = context.WithCancelCause(context.Background())
+	return s
+}
+
+// Close stops all work and leaves the sandboxes running. What is half done is
+// finished after the next Recover.
+func (s *Supervisor) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.endLife(errClosing)
+	s.work.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.units {
+		u.hangUp()
+	}
+}
+
+// spawn runs f as a goroutine that Close waits for; after Close it does nothing
+// and returns false.
+func (s *Supervisor) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.work.Go(f)
+	return true
+}
+
+// now is the time as rows keep it.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+// Get returns one sandbox of the caller's tenant.
+func (s *Supervisor) Get(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+	return s.store.Sandbox(ctx, c.Tenant, id)
+}
+
+// List returns the sandboxes of the caller's tenant that f selects, newest first.
+func (s *Supervisor) List(ctx context.Context, c sandbox.Caller, f sandbox.Filter) ([]sandbox.Sandbox, error) {
+	f.Tenant = c.Tenant
+	return s.store.List(ctx, f)
+}
+
+// Guest admits work on a running sandbox. The returned context ends with ctx,
+// or with a classified cause when the sandbox ends; the client is shared and
+// must not be closed.
+func (s *Supervisor) Guest(ctx context.Context, c sandbox.Caller, id string) (context.Context, *guest.Client, sandbox.Sandbox, error) {
+	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
+	if err != nil {
+		return nil, nil, sandbox.Sandbox{}, err
+	}
+	if sb.State != sandbox.Running {
+		return nil, nil, sandbox.Sandbox{}, errNotRunning.With("state", sb.State)
+	}
+	u := s.lookup(sb.ID)
+	if u == nil {
+		return nil, nil, sandbox.Sandbox{}, s.absent()
+	}
+	// A member that was just claimed is running, and gets its identity in
+	// these milliseconds.
+	if !sb.Ready {
+		wait, cancel := context.WithTimeout(ctx, s.cfg.CreateWait)
+		defer cancel()
+		select {
+		case <-u.ready:
+		case <-u.life.Done():
+		case <-wait.Done():
+			return nil, nil, sandbox.Sandbox{}, errNotRunning.With("state", sb.State)
+		}
+	}
+	if err := context.Cause(u.life); err != nil {
+		return nil, nil, sandbox.Sandbox{}, err
+	}
+	bound, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(u.life, func() { cancel(context.Cause(u.life)) })
+	context.AfterFunc(bound, func() { stop() })
+	return bound, u.agent(s.driver), sb, nil
+}
+
+// absent says why a running row has no unit.
+func (s *Supervisor) absent() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errClosing
+	}
+	if !s.recovered {
+		return errStarting
+	}
+	return errNotRunning // it has ended since its row was read
+}
+
+// Ready blocks until the sandbox is ready or can't be any more, or ctx ends; then
+// the error is ctx's cause.
+func (s *Supervisor) Ready(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
+	if err != nil || settled(sb) {
+		return sb, err
+	}
+	if u := s.lookup(sb.ID); u != nil {
+		select {
+		case <-u.ready:
+		case <-u.life.Done():
+		case <-ctx.Done():
+			return sb, context.Cause(ctx)
+		}
+	}
+	if err := context.Cause(s.life); err != nil {
+		return sb, err
+	}
+	return s.store.Sandbox(ctx, c.Tenant, id)
+}
+
+// settled tells whether waiting for readiness is over.
+func settled(sb sandbox.Sandbox) bool {
+	return sb.Ready || sb.State != sandbox.Provisioning && sb.State != sandbox.Running
+}
+
+// persist repeats a write that the database can't take just now, until it can
+// or ctx ends: the host has moved on already, and the row must follow.
+func (s *Supervisor) persist(ctx context.Context, what string, write func() error) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := write()
+		var e *sandbox.Error
+		if err == nil || ctx.Err() != nil || !errors.As(err, &e) || e.Kind != sandbox.Unavailable {
+			return err
+		}
+		s.log.Warn("the database does not take a write; trying again", "what", what, "wait", wait, "err", err)
+		if !pause(ctx, wait) {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+}
+
+// pause waits for d, or returns false when ctx ends first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// isKind tells whether err is classified as k.
+func isKind(err error, k sandbox.Kind) bool {
+	var e *sandbox.Error
+	return errors.As(err, &e) && e.Kind == k
+}
