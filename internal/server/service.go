@@ -6,6 +6,7 @@ package server
 import (
 	"context"
 	"iter"
+	"time"
 
 	"silica.dev/silica/internal/event"
 	"silica.dev/silica/internal/guest"
@@ -28,13 +29,17 @@ type Sandboxes interface {
 	Guest(ctx context.Context, c sandbox.Caller, id string) (context.Context, *guest.Client, sandbox.Sandbox, error)
 	// Ready blocks until the sandbox is ready or can't be any more, or ctx ends.
 	Ready(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
+	// Drain takes no new sandboxes from now on and destroys all there are,
+	// until ctx ends; left counts what the host still holds then.
+	Drain(ctx context.Context, grace time.Duration) (destroyed, left int, err error)
 }
 
 // Events is the log of what happened.
 type Events interface {
-	// Follow yields the events of one sandbox that came after seq, then those
-	// that come, until ctx ends. A reader too slow for live output misses
-	// some of it, never a stored event.
+	// Follow yields the stored events of one sandbox that came after seq
+	// (below 0: none of them), then those that come, until ctx ends. It
+	// listens from the moment of the call. A reader too slow for live output
+	// misses some of it, never a stored event.
 	Follow(ctx context.Context, id sandbox.ID, after int64) iter.Seq2[event.Event, error]
 	// Publish shows a live event to whoever follows just now. It never blocks.
 	Publish(event.Event)
@@ -53,4 +58,9 @@ type Accounts interface {
 	CreateKey(ctx context.Context, k sandbox.Key) (key sandbox.Key, secret string, err error)
 	Keys(ctx context.Context, tenant sandbox.TenantID) ([]sandbox.Key, error)
 	DeleteKey(ctx context.Context, tenant sandbox.TenantID, id string) error
+}
+
+// Templates is the catalogue that a caller may create from.
+type Templates interface {
+	Templates(ctx context.Context, c sandbox.Caller) ([]sandbox.Template, error)
 }

@@ -1,0 +1,43 @@
+package api
+
+import (
+	"net/url"
+	"strings"
+)
+
+// Base is the prefix of every path of the native API.
+const Base = "/api/v1"
+
+// Paths below Base, and those beside it.
+const (
+	PathSandboxes = "/sandboxes"
+	PathTemplates = "/sandbox-templates"
+	PathTenants   = "/tenants"
+	PathKeys      = "/api-keys"
+
+	PathHealth  = "/healthz"
+	PathReady   = "/readyz"
+	PathOpenAPI = "/openapi.json"
+	PathMetrics = "/metrics"
+)
+
+// Headers of the protocol.
+const (
+	HeaderRequestID      = "X-Request-Id"
+	HeaderIdempotencyKey = "Idempotency-Key"
+	HeaderLastEventID    = "Last-Event-ID"
+)
+
+// SandboxPath returns the path, below Base, of a sandbox or of something of it.
+func SandboxPath(id string, rest ...string) string {
+	p := PathSandboxes + "/" + url.PathEscape(id)
+	for _, r := range rest {
+		p += "/" + r
+	}
+	return p
+}
+
+// FilePath returns the path, below Base, from which file is downloaded.
+func FilePath(id, file string) string {
+	return SandboxPath(id, "files", url.PathEscape(strings.TrimPrefix(file, "/")))
+}

@@ -1,0 +1,578 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"silica.dev/silica/internal/event"
+	"silica.dev/silica/internal/guest"
+	"silica.dev/silica/internal/guest/guestpb"
+	"silica.dev/silica/internal/guest/guestpb/guestpbconnect"
+	"silica.dev/silica/sandbox"
+)
+
+// world is everything behind the server: sandboxes, log, accounts, catalogue.
+type world struct {
+	agent *fakeAgent
+
+	mu        sync.Mutex
+	changed   chan struct{} // closed and remade at every change
+	boxes     map[sandbox.ID]*sandbox.Sandbox
+	created   []sandbox.CreateRequest
+	byKey     map[string]sandbox.ID
+	log       []event.Event
+	live      []chan event.Event
+	tenants   []sandbox.Tenant
+	keys      []sandbox.Key
+	createErr error
+	notReady  bool // new sandboxes stay provisioning
+	cuts      int  // how often the log broke
+}
+
+func newWorld(t *testing.T) *world {
+	return &world{agent: newFakeAgent(t), changed: make(chan struct{}), boxes: map[sandbox.ID]*sandbox.Sandbox{}, byKey: map[string]sandbox.ID{}}
+}
+
+var noSandbox = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "sandbox not found")
+
+func (w *world) touch() { close(w.changed); w.changed = make(chan struct{}) }
+
+func (w *world) Create(_ context.Context, c sandbox.Caller, req sandbox.CreateRequest) (sandbox.Sandbox, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.createErr != nil {
+		return sandbox.Sandbox{}, w.createErr
+	}
+	if id, ok := w.byKey[req.Idempotency.Key]; ok && req.Idempotency.Key != "" {
+		return *w.boxes[id], nil
+	}
+	w.created = append(w.created, req)
+	res := req.Resources
+	if res == (sandbox.Resources{}) {
+		res = sandbox.Resources{MilliCPU: 1000, Memory: 1024 << 20, Disk: 3072 << 20}
+	}
+	now := time.Now()
+	timeout := req.Timeout
+	if timeout == 0 {
+		timeout = 300 * time.Second
+	}
+	sb := &sandbox.Sandbox{
+		ID: sandbox.NewID(), Tenant: c.Tenant, Owner: c.User, Name: req.Name, Slug: sandbox.NewSlug(), External: req.External,
+		Workspace: "550e8400-e29b-41d4-a716-446655440000", Project: "660e8400-e29b-41d4-a716-446655440001",
+		Spec:  sandbox.Spec{Template: "miosa-sandbox", Image: "miosa-sandbox", Resources: res, Env: req.Env},
+		State: sandbox.Provisioning, Timeout: timeout, Tags: req.Tags, Metadata: req.Metadata, CreatedAt: now, UpdatedAt: now,
+	}
+	w.boxes[sb.ID] = sb
+	w.byKey[req.Idempotency.Key] = sb.ID
+	w.record(sb, "")
+	if !w.notReady {
+		w.run(sb)
+	}
+	return *sb, nil
+}
+
+// record logs the state of sb. w.mu is held.
+func (w *world) record(sb *sandbox.Sandbox, from sandbox.State) {
+	var prev any
+	if from != "" {
+		prev = string(from)
+	}
+	w.log = append(w.log, event.Event{
+		Seq: int64(len(w.log) + 1), Sandbox: sb.ID, Tenant: sb.Tenant, Type: event.StateChanged, At: time.Now(),
+		Data: map[string]any{"state": string(sb.State), "previous_state": prev},
+	})
+	w.touch()
+}
+
+func (w *world) run(sb *sandbox.Sandbox) {
+	now := time.Now()
+	sb.State, sb.Ready, sb.StartedAt, sb.ReadyAt, sb.BootPath, sb.Boot = sandbox.Running, true, now, now, sandbox.BootSnapshot, 31500*time.Microsecond
+	w.record(sb, sandbox.Provisioning)
+}
+
+// move changes a sandbox's state from a test.
+func (w *world) move(id string, to sandbox.State) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sb := w.boxes[sandbox.ID(id)]
+	if to == sandbox.Running {
+		w.run(sb)
+		return
+	}
+	from := sb.State
+	sb.State, sb.Ready = to, false
+	if to == sandbox.Failed {
+		sb.Reason = "out of memory"
+	}
+	if to == sandbox.Destroyed {
+		sb.DestroyedAt = time.Now()
+	}
+	w.record(sb, from)
+}
+
+func (w *world) find(c sandbox.Caller, id string) (*sandbox.Sandbox, error) {
+	for _, sb := range w.boxes {
+		if sb.Tenant == c.Tenant && (string(sb.ID) == id || sb.Slug == id || sb.Name == id && id != "") {
+			return sb, nil
+		}
+	}
+	return nil, noSandbox
+}
+
+func (w *world) Get(_ context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sb, err := w.find(c, id)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	return *sb, nil
+}
+
+func (w *world) List(_ context.Context, c sandbox.Caller, f sandbox.Filter) ([]sandbox.Sandbox, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []sandbox.Sandbox
+	for _, sb := range w.boxes {
+		match := func(want, got string) bool { return want == "" || want == got }
+		if sb.Tenant == c.Tenant && match(string(f.State), string(sb.State)) && (f.State != "" || sb.State != sandbox.Destroyed) &&
+			match(f.Workspace, sb.Workspace) && match(f.Project, sb.Project) && match(f.External.Workspace, sb.External.Workspace) &&
+			match(f.External.User, sb.External.User) && match(f.External.Project, sb.External.Project) {
+			out = append(out, *sb)
+		}
+	}
+	slices.SortFunc(out, func(a, b sandbox.Sandbox) int { return strings.Compare(string(b.ID), string(a.ID)) })
+	return out, nil
+}
+
+func (w *world) Destroy(_ context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sb, err := w.find(c, id)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if sb.State != sandbox.Destroyed {
+		from := sb.State
+		sb.State, sb.Ready, sb.DestroyedAt = sandbox.Destroyed, false, time.Now()
+		w.record(sb, from)
+	}
+	return *sb, nil
+}
+
+func (w *world) Guest(ctx context.Context, c sandbox.Caller, id string) (context.Context, *guest.Client, sandbox.Sandbox, error) {
+	sb, err := w.Get(ctx, c, id)
+	if err != nil {
+		return nil, nil, sb, err
+	}
+	if sb.State != sandbox.Running {
+		return nil, nil, sb, sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is "+string(sb.State))
+	}
+	return ctx, w.agent.client, sb, nil
+}
+
+// Drain destroys nothing: the rules are the supervisor's to test.
+func (w *world) Drain(context.Context, time.Duration) (destroyed, left int, err error) {
+	return 0, 0, nil
+}
+
+func (w *world) Ready(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+	for {
+		w.mu.Lock()
+		changed := w.changed
+		w.mu.Unlock()
+		sb, err := w.Get(ctx, c, id)
+		if err != nil || sb.Ready || !sb.State.Live() {
+			return sb, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return sb, context.Cause(ctx)
+		}
+	}
+}
+
+func (w *world) Follow(ctx context.Context, id sandbox.ID, after int64) iter.Seq2[event.Event, error] {
+	live := make(chan event.Event, 1024)
+	w.mu.Lock()
+	w.live = append(w.live, live)
+	cuts := w.cuts
+	if after < 0 {
+		after = int64(len(w.log))
+	}
+	w.touch()
+	w.mu.Unlock()
+	return func(yield func(event.Event, error) bool) {
+		for {
+			w.mu.Lock()
+			changed, log, cut := w.changed, w.log, w.cuts > cuts
+			w.mu.Unlock()
+			if cut {
+				yield(event.Event{}, errors.New("disk I/O error"))
+				return
+			}
+			for _, ev := range log {
+				if ev.Sandbox == id && ev.Seq > after {
+					after = ev.Seq
+					if !yield(ev, nil) {
+						return
+					}
+				}
+			}
+			select {
+			case ev := <-live:
+				if ev.Sandbox == id && !yield(ev, nil) {
+					return
+				}
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// cut breaks the log for those who follow it now.
+func (w *world) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cuts++
+	w.touch()
+}
+
+// awaitFollower returns when somebody follows.
+func (w *world) awaitFollower() {
+	for {
+		w.mu.Lock()
+		n, changed := len(w.live), w.changed
+		w.mu.Unlock()
+		if n > 0 {
+			return
+		}
+		<-changed
+	}
+}
+
+func (w *world) Publish(ev event.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ch := range w.live {
+		select {
+		case ch <- ev:
+		default:
+		}
+	}
+}
+
+func (w *world) Record(_ context.Context, ev event.Event) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ev.Seq = int64(len(w.log) + 1)
+	w.log = append(w.log, ev)
+	w.touch()
+	return nil
+}
+
+// The keys of the tests: two tenants and an admin.
+const keyA, keyB, keyAdmin = "msk_u_a", "msk_u_b", "msk_a_admin"
+
+func (w *world) Authenticate(_ context.Context, secret string) (sandbox.Caller, error) {
+	switch secret {
+	case keyA:
+		return sandbox.Caller{KeyID: "key_a", Tenant: "tnt_a", User: "usr_a"}, nil
+	case keyB:
+		return sandbox.Caller{KeyID: "key_b", Tenant: "tnt_b", User: "usr_b"}, nil
+	case keyAdmin:
+		return sandbox.Caller{KeyID: "key_admin", Tenant: "tnt_admin", User: "usr_admin", Admin: true}, nil
+	}
+	return sandbox.Caller{}, sandbox.E(sandbox.Unauthenticated, sandbox.CodeUnauthorized, "no such key")
+}
+
+func (w *world) CreateTenant(_ context.Context, t sandbox.Tenant) (sandbox.Tenant, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t.ID, t.CreatedAt = sandbox.TenantID(sandbox.NewName("tnt_")), time.Now()
+	w.tenants = append(w.tenants, t)
+	return t, nil
+}
+
+func (w *world) Tenants(context.Context) ([]sandbox.Tenant, error) { return w.tenants, nil }
+
+func (w *world) DeleteTenant(_ context.Context, id sandbox.TenantID) error {
+	for i, t := range w.tenants {
+		if t.ID == id {
+			w.tenants = slices.Delete(w.tenants, i, i+1)
+			return nil
+		}
+	}
+	return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "tenant not found")
+}
+
+func (w *world) CreateKey(_ context.Context, k sandbox.Key) (sandbox.Key, string, error) {
+	secret := "msk_u_" + rand.Text()
+	k.ID, k.Prefix, k.CreatedAt, k.User = sandbox.NewName("key_"), secret[:10], time.Now(), "usr_x"
+	w.keys = append(w.keys, k)
+	return k, secret, nil
+}
+
+func (w *world) Keys(_ context.Context, tenant sandbox.TenantID) ([]sandbox.Key, error) {
+	var out []sandbox.Key
+	for _, k := range w.keys {
+		if k.Tenant == tenant {
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
+
+func (w *world) DeleteKey(_ context.Context, tenant sandbox.TenantID, id string) error {
+	for i, k := range w.keys {
+		if k.Tenant == tenant && k.ID == id {
+			w.keys = slices.Delete(w.keys, i, i+1)
+			return nil
+		}
+	}
+	return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "key not found")
+}
+
+func (w *world) Templates(context.Context, sandbox.Caller) ([]sandbox.Template, error) {
+	return []sandbox.Template{{Slug: "miosa-sandbox", Name: "Sandbox", CreatedAt: time.Now()}}, nil
+}
+
+// fakeAgent plays the agent: commands are Go functions, files are in a map.
+type fakeAgent struct {
+	guestpbconnect.UnimplementedAgentHandler
+	client *guest.Client
+
+	mu       sync.Mutex
+	files    map[string][]byte
+	received int64 // bytes of bodies that were thrown away (files under /null)
+	commands map[string]func(*process)
+	started  []*guestpb.StartRequest
+	noBash   bool
+	breakOff func() // cuts every connection
+}
+
+// process is a running command.
+type process struct {
+	ctx context.Context
+	req *guestpb.StartRequest
+	out *connect.ServerStream[guestpb.ProcessEvent]
+}
+
+func (p *process) stdout(s string) error { return p.write(guestpb.ProcessEvent_STDOUT, s) }
+func (p *process) stderr(s string) error { return p.write(guestpb.ProcessEvent_STDERR, s) }
+
+func (p *process) write(stream guestpb.ProcessEvent_Stream, s string) error {
+	return p.out.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Output_{Output: &guestpb.ProcessEvent_Output{Stream: stream, Data: []byte(s)}}})
+}
+
+func (p *process) exit(e *guestpb.ProcessEvent_Exited) {
+	_ = p.out.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Exited_{Exited: e}})
+}
+
+func newFakeAgent(t *testing.T) *fakeAgent {
+	a := &fakeAgent{files: map[string][]byte{}, commands: map[string]func(*process){}}
+	mux := http.NewServeMux()
+	mux.Handle(guestpbconnect.NewAgentHandler(a))
+	mux.HandleFunc("/files", a.serveFile)
+	mux.HandleFunc("POST /files/spool", a.spool)
+	mux.HandleFunc("POST /files/commit", a.commit)
+	srv := httptest.NewServer(mux)
+	a.client = guest.NewClient(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", srv.Listener.Addr().String())
+	})
+	a.breakOff = srv.CloseClientConnections
+	t.Cleanup(func() { a.client.Close(); srv.CloseClientConnections(); srv.Close() })
+	return a
+}
+
+func (a *fakeAgent) Start(ctx context.Context, req *connect.Request[guestpb.StartRequest], out *connect.ServerStream[guestpb.ProcessEvent]) error {
+	args := req.Msg.Args
+	if a.noBash && args[0] == "/bin/bash" {
+		_ = out.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Started_{Started: &guestpb.ProcessEvent_Started{}}})
+		p := &process{ctx, req.Msg, out}
+		_ = p.stderr("/bin/bash: no such file or directory\n")
+		p.exit(&guestpb.ProcessEvent_Exited{ExitCode: 127})
+		return nil
+	}
+	if req.Msg.Cwd == "/missing" {
+		return guest.WireError(sandbox.E(sandbox.Invalid, sandbox.CodeWorkdirNotFound, "/missing: no such folder"))
+	}
+	a.mu.Lock()
+	a.started = append(a.started, req.Msg)
+	run := a.commands[args[2]]
+	a.mu.Unlock()
+	if err := out.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Started_{Started: &guestpb.ProcessEvent_Started{Pid: 7}}}); err != nil {
+		return err
+	}
+	p := &process{ctx, req.Msg, out}
+	if run == nil {
+		_ = p.stderr("sh: " + args[2] + ": not found\n")
+		p.exit(&guestpb.ProcessEvent_Exited{ExitCode: 127})
+		return nil
+	}
+	run(p)
+	return nil
+}
+
+func (a *fakeAgent) entry(path string) *guestpb.Entry {
+	body, ok := a.files[path]
+	if !ok {
+		return nil
+	}
+	return &guestpb.Entry{
+		Name: path[strings.LastIndex(path, "/")+1:], Path: path, Type: guestpb.Entry_FILE, Size: int64(len(body)), Mode: 0o644,
+		ModifiedUnixNano: time.Now().UnixNano(),
+	}
+}
+
+var noFile = sandbox.E(sandbox.NotFound, sandbox.CodeFileNotFound, "no such file")
+
+func (a *fakeAgent) Stat(_ context.Context, req *connect.Request[guestpb.StatRequest]) (*connect.Response[guestpb.StatResponse], error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := a.entry(req.Msg.Path)
+	if e == nil {
+		return nil, guest.WireError(noFile)
+	}
+	return connect.NewResponse(&guestpb.StatResponse{Entry: e}), nil
+}
+
+func (a *fakeAgent) ListDir(_ context.Context, req *connect.Request[guestpb.ListDirRequest]) (*connect.Response[guestpb.ListDirResponse], error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var res guestpb.ListDirResponse
+	for path := range a.files {
+		if strings.HasPrefix(path, strings.TrimSuffix(req.Msg.Path, "/")+"/") {
+			res.Entries = append(res.Entries, a.entry(path))
+		}
+	}
+	slices.SortFunc(res.Entries, func(x, y *guestpb.Entry) int { return strings.Compare(x.Path, y.Path) })
+	return connect.NewResponse(&res), nil
+}
+
+func (a *fakeAgent) Remove(_ context.Context, req *connect.Request[guestpb.RemoveRequest]) (*connect.Response[guestpb.RemoveResponse], error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.files, req.Msg.Path)
+	return connect.NewResponse(&guestpb.RemoveResponse{}), nil
+}
+
+// zeros is a file without end; /zeros/N has N bytes.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func (a *fakeAgent) serveFile(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Query().Get("path")
+	if r.Method == http.MethodGet {
+		var size int64
+		if n, _ := fmt.Sscanf(path, "/zeros/%d", &size); n == 1 {
+			w.Header().Set("Content-Length", fmt.Sprint(size))
+			_, _ = io.CopyN(w, zeros{}, size)
+			return
+		}
+		a.mu.Lock()
+		body, ok := a.files[path]
+		a.mu.Unlock()
+		if !ok {
+			refuse(w, noFile)
+			return
+		}
+		http.ServeContent(w, r, "", time.Now(), strings.NewReader(string(body)))
+		return
+	}
+	n, ok := a.store(w, r, path)
+	if ok {
+		_ = json.NewEncoder(w).Encode(map[string]any{"path": path, "size": n})
+	}
+}
+
+// store keeps a body, whole or not at all.
+func (a *fakeAgent) store(w http.ResponseWriter, r *http.Request, path string) (int64, bool) {
+	if strings.HasPrefix(path, "/full") {
+		refuse(w, sandbox.E(sandbox.Exhausted, sandbox.CodeNoSpace, "no space left"))
+		return 0, false
+	}
+	if strings.HasPrefix(path, "/null") {
+		n, err := io.Copy(io.Discard, r.Body)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.received += n
+		return n, err == nil
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return 0, false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.files[path] = body
+	return int64(len(body)), true
+}
+
+func (a *fakeAgent) spool(w http.ResponseWriter, r *http.Request) {
+	path := "/.spool/" + rand.Text()
+	if n, ok := a.store(w, r, path); ok {
+		_ = json.NewEncoder(w).Encode(map[string]any{"path": path, "size": n})
+	}
+}
+
+func (a *fakeAgent) commit(w http.ResponseWriter, r *http.Request) {
+	from, to := r.URL.Query().Get("from"), r.URL.Query().Get("to")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if to == "/dir" {
+		refuse(w, sandbox.E(sandbox.Conflict, sandbox.CodeIsDirectory, "/dir is a folder"))
+		return
+	}
+	a.files[to] = a.files[from]
+	delete(a.files, from)
+	_ = json.NewEncoder(w).Encode(map[string]any{"path": to, "size": len(a.files[to])})
+}
+
+func refuse(w http.ResponseWriter, e *sandbox.Error) {
+	w.Header().Set(guest.CodeHeader, e.Code)
+	w.WriteHeader(http.StatusConflict)
+	_, _ = io.WriteString(w, e.Message)
+}
+
+// serveWorld starts the server over real HTTP and returns its base URL.
+func serveWorld(t *testing.T, cfg Config) (*world, *Server, string) {
+	t.Helper()
+	w := newWorld(t)
+	s := New(cfg, Deps{Sandboxes: w, Events: w, Accounts: w, Templates: w})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = s.Shutdown(ctx)
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return w, s, "http://" + ln.Addr().String()
+}

@@ -1,0 +1,267 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"silica.dev/silica/api"
+	"silica.dev/silica/sandbox"
+)
+
+type requestIDKey struct{}
+
+// requestID names the request in answers and logs.
+func requestID(r *http.Request) string {
+	id, _ := r.Context().Value(requestIDKey{}).(string)
+	return id
+}
+
+// saneID tells whether a caller's own request id may be used.
+func saneID(id string) bool {
+	if id == "" || len(id) > 128 {
+		return false
+	}
+	return strings.IndexFunc(id, func(c rune) bool {
+		return (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '-' && c != '_' && c != '.'
+	}) < 0
+}
+
+// frame is around every request: its id, deadlines on its connection, a log
+// line, and an answer even when the handler panics.
+func (s *Server) frame(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		id := r.Header.Get(api.HeaderRequestID)
+		if !saneID(id) {
+			id = sandbox.NewName("req_")
+		}
+		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
+		rc := http.NewResponseController(w)
+		rec := &response{ResponseWriter: w, rc: rc, idle: s.cfg.WriteIdle}
+		rec.Header().Set(api.HeaderRequestID, id)
+		b := &body{r: r.Body, rc: rc, idle: s.cfg.ReadIdle, start: start, ended: r.ContentLength == 0}
+		r.Body = b
+		defer func() {
+			p := recover()
+			half := rec.status != 0 // something is out already
+			if p != nil && p != http.ErrAbortHandler {
+				s.log.ErrorContext(r.Context(), "panic", "request_id", id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				if !half {
+					s.fail(rec, r, fmt.Errorf("panic: %v", p))
+				}
+			}
+			rec.finish()
+			b.finish()
+			s.account(r, rec, id, time.Since(start))
+			if p != nil && (half || p == http.ErrAbortHandler) {
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}
+
+// account writes the access log and the metrics of one request.
+func (s *Server) account(r *http.Request, rec *response, id string, took time.Duration) {
+	pattern, sb := "", ""
+	if rctx := chi.RouteContext(r.Context()); rctx != nil {
+		pattern = rctx.RoutePattern()
+		if strings.HasPrefix(pattern, api.Base+"/sandboxes/{id}") {
+			sb = param(r, "id")
+		}
+	}
+	s.metrics.observe(pattern, r.Method, rec.status, took)
+	level := slog.LevelInfo
+	attrs := []any{
+		"request_id", id, "method", r.Method, "route", pattern, "status", rec.status,
+		"duration_ms", float64(took.Microseconds()) / 1000, "bytes", rec.bytes,
+	}
+	if sb != "" {
+		attrs = append(attrs, "sandbox", cutText(sb, 64))
+	}
+	if rec.err != nil {
+		attrs = append(attrs, "err", cutText(rec.err.Error(), 2048))
+		if rec.status >= 500 {
+			level = slog.LevelError
+		}
+	}
+	s.log.Log(r.Context(), level, "request", attrs...)
+}
+
+func cutText(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
+}
+
+// serve finds the caller, takes a token, and runs the handler.
+func (s *Server) serve(rt route) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var c sandbox.Caller
+		if rt.scope != public {
+			var err error
+			if c, err = s.authenticate(r); err != nil {
+				s.fail(w, r, err)
+				return
+			}
+		}
+		if rt.scope == admin && !c.Admin {
+			s.fail(w, r, sandbox.E(sandbox.Forbidden, sandbox.CodeForbidden, "this needs an admin key"))
+			return
+		}
+		if rt.limit == counted {
+			if wait := s.limiter.take(string(c.Tenant), time.Now()); wait > 0 {
+				seconds := int((wait + time.Second - 1) / time.Second)
+				s.fail(w, r, sandbox.E(sandbox.Exhausted, sandbox.CodeRateLimited,
+					fmt.Sprintf("more than %d requests a minute; try again in %d s", s.cfg.RateLimit, seconds)).With(detailRetry, seconds))
+				return
+			}
+		}
+		// Some clients send a body with a GET. It must be out of the way, or
+		// the connection can't be watched for the client's leaving.
+		if r.Method != http.MethodPost {
+			_, _ = io.CopyN(io.Discard, r.Body, maxBody)
+		}
+		if err := rt.handle(w, r, c); err != nil {
+			s.fail(w, r, err)
+		}
+	}
+}
+
+var errKey = sandbox.E(sandbox.Unauthenticated, sandbox.CodeUnauthorized, "a valid API key is needed: Authorization: Bearer msk_…")
+
+func (s *Server) authenticate(r *http.Request) (sandbox.Caller, error) {
+	scheme, secret, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	secret = strings.TrimSpace(secret)
+	if !ok || !strings.EqualFold(scheme, "Bearer") || secret == "" || len(secret) > 512 {
+		return sandbox.Caller{}, errKey
+	}
+	c, err := s.deps.Accounts.Authenticate(r.Context(), secret)
+	if e := (*sandbox.Error)(nil); errors.As(err, &e) && e.Kind == sandbox.Unauthenticated {
+		return c, errKey.Because(err) // the same words whatever is wrong with it
+	}
+	return c, err
+}
+
+// response notes what was answered, and gives every write a deadline, so that
+// a client that does not read holds nothing for long.
+type response struct {
+	http.ResponseWriter
+	rc     *http.ResponseController
+	idle   time.Duration
+	armed  time.Time // when the deadline was last moved
+	status int       // 0: nothing is out yet
+	bytes  int64
+	err    error // what the answer is about, for the log
+}
+
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	w.arm(w.idle / 8)
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// Flush sends what is buffered. It is here so that the deadline holds for it.
+func (w *response) Flush() { _ = w.FlushError() }
+
+// FlushError is Flush for http.ResponseController.
+func (w *response) FlushError() error {
+	w.arm(w.idle / 8)
+	return w.rc.Flush()
+}
+
+// arm moves the deadline, unless that was done within the last slack.
+func (w *response) arm(slack time.Duration) {
+	now := time.Now()
+	if now.Sub(w.armed) > slack {
+		_ = w.rc.SetWriteDeadline(now.Add(w.idle))
+		w.armed = now
+	}
+}
+
+// finish covers the write that net/http does after the handler.
+func (w *response) finish() { w.arm(0) }
+
+// maxBody bounds a JSON body that is no file.
+const maxBody = 1 << 20
+
+// slowest is how many bytes a second a body must bring on average after the
+// first half minute, so that drop by drop is no way to hold a handler.
+const slowest = 4 << 10
+
+// body is a request body that may not stand still.
+type body struct {
+	r      io.ReadCloser
+	rc     *http.ResponseController
+	idle   time.Duration
+	start  time.Time
+	giveUp time.Time // zero: by rate alone
+	n      int64
+	begun  bool
+	ended  bool // all of it has been read
+	dead   bool // it broke off, or stood still
+}
+
+var errSlowBody = sandbox.E(sandbox.Malformed, sandbox.CodeBadRequest, "the request's body stopped coming")
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.ended {
+		return 0, io.EOF
+	}
+	b.begun = true
+	by := time.Now().Add(b.idle)
+	if last := b.start.Add(30*time.Second + time.Duration(b.n/slowest)*time.Second); last.Before(by) {
+		by = last
+	}
+	if !b.giveUp.IsZero() && b.giveUp.Before(by) {
+		by = b.giveUp
+	}
+	_ = b.rc.SetReadDeadline(by)
+	n, err := b.r.Read(p)
+	b.n += int64(n)
+	if err != nil {
+		b.ended, b.dead = err == io.EOF, err != io.EOF
+		// From now on the connection is only watched for the client's leaving.
+		_ = b.rc.SetReadDeadline(time.Time{})
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = errSlowBody.Because(err)
+		}
+	}
+	return n, err
+}
+
+func (b *body) Close() error { return b.r.Close() }
+
+// finish bounds what net/http still reads after the handler.
+func (b *body) finish() {
+	switch {
+	case b.dead:
+		_ = b.rc.SetReadDeadline(time.Now())
+	case !b.ended:
+		_ = b.rc.SetReadDeadline(time.Now().Add(2 * time.Second))
+	}
+}

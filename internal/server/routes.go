@@ -1,0 +1,139 @@
+package server
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"silica.dev/silica/api"
+	"silica.dev/silica/sandbox"
+)
+
+// scope says whose key a route asks for.
+type scope int
+
+const (
+	public scope = iota // none
+	member              // any key
+	admin               // an admin key
+)
+
+// limit says whether a request takes a token from the workspace's bucket.
+type limit int
+
+const (
+	free limit = iota
+	counted
+)
+
+// handler answers one request. An error it returns becomes the answer.
+type handler func(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error
+
+// route is one line of the table below.
+type route struct {
+	method  string
+	pattern string
+	scope   scope
+	limit   limit
+	handle  handler
+}
+
+// routes is the whole surface. api/openapi.yaml lists the same; a test compares.
+func (s *Server) routes() []route {
+	const v1, sb = api.Base, api.Base + "/sandboxes/{id}"
+	return []route{
+		{"GET", "/healthz", public, free, s.health},
+		{"GET", "/readyz", public, free, s.ready},
+		{"GET", "/openapi.json", public, free, s.openAPI},
+		{"GET", "/metrics", admin, free, s.serveMetrics},
+
+		{"POST", v1 + "/sandboxes", member, counted, s.createSandbox},
+		{"GET", v1 + "/sandboxes", member, counted, s.listSandboxes},
+		{"GET", sb, member, counted, s.getSandbox},
+		{"DELETE", sb, member, counted, s.deleteSandbox},
+
+		// Public clients poll this one every 10 ms.
+		{"GET", sb + "/readiness", member, free, s.readiness},
+		{"GET", sb + "/readiness/stream", member, counted, s.readinessStream},
+		{"GET", sb + "/events", member, counted, s.sandboxEvents},
+
+		{"POST", sb + "/exec", member, counted, s.exec},
+		{"POST", sb + "/exec/stream", member, counted, s.execStream},
+
+		{"POST", sb + "/files", member, counted, s.upload},
+		{"GET", sb + "/files", member, counted, s.listFiles},
+		{"POST", sb + "/files/stat", member, counted, s.statFile},
+		{"POST", sb + "/files/upload", member, counted, s.upload},
+		{"GET", sb + "/files/download", member, counted, s.downloadQuery},
+		{"GET", sb + "/files/*", member, counted, s.downloadPath},
+
+		{"GET", v1 + "/sandbox-templates", member, counted, s.listTemplates},
+		{"GET", v1 + "/sandbox-templates/{id}", member, counted, s.getTemplate},
+
+		{"POST", v1 + "/tenants", admin, counted, s.createTenant},
+		{"GET", v1 + "/tenants", admin, counted, s.listTenants},
+		{"DELETE", v1 + "/tenants/{id}", admin, counted, s.deleteTenant},
+		{"POST", v1 + "/api-keys", member, counted, s.createKey},
+		{"GET", v1 + "/api-keys", member, counted, s.listKeys},
+		{"DELETE", v1 + "/api-keys/{id}", member, counted, s.deleteKey},
+
+		{"POST", v1 + api.PathDrain, admin, free, s.drain},
+	}
+}
+
+// reserved are the words below …/files/ that are, or will be, endpoints. A file
+// of that name in the root folder is read with /files/download?path=.
+var reserved = map[string]bool{
+	"upload": true, "download": true, "list": true, "read": true, "stat": true, "tree": true, "watch": true,
+	"readdir": true, "mkdir": true, "rename": true, "move": true, "copy": true, "chmod": true, "write": true,
+	"write-many": true, "batch": true, "export": true,
+}
+
+func (s *Server) mount() *chi.Mux {
+	mux := chi.NewMux()
+	mux.Use(s.frame, tolerateSlashes)
+	for _, rt := range s.routes() {
+		mux.Method(rt.method, rt.pattern, s.serve(rt))
+	}
+	mux.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "there is no such endpoint"))
+	})
+	mux.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		path := chi.RouteContext(r.Context()).RoutePath
+		for _, m := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
+			if mux.Match(chi.NewRouteContext(), m, path) {
+				w.Header().Add("Allow", m)
+			}
+		}
+		s.fail(w, r, sandbox.E(sandbox.Malformed, sandbox.CodeMethodNotAllowed, "this endpoint does not know the method "+r.Method))
+	})
+	return mux
+}
+
+// tolerateSlashes routes by the path as it was sent, escapes and all, but for
+// doubled and trailing slashes: clients make them, and a redirect would turn
+// their POST into a GET.
+func tolerateSlashes(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p := r.URL.EscapedPath()
+		for strings.Contains(p, "//") {
+			p = strings.ReplaceAll(p, "//", "/")
+		}
+		if len(p) > 1 {
+			p = strings.TrimSuffix(p, "/")
+		}
+		chi.RouteContext(r.Context()).RoutePath = p
+		next.ServeHTTP(w, r)
+	})
+}
+
+// param returns a decoded part of the path.
+func param(r *http.Request, name string) string {
+	raw := chi.URLParam(r, name)
+	if v, err := url.PathUnescape(raw); err == nil {
+		return v
+	}
+	return raw
+}

@@ -1,0 +1,166 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"silica.dev/silica/api"
+	"silica.dev/silica/sandbox"
+)
+
+func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	req, err := s.parseCreate(r)
+	if err != nil {
+		return err
+	}
+	sb, err := s.deps.Sandboxes.Create(r.Context(), c, req)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", api.Base+api.SandboxPath(string(sb.ID)))
+	writeOne(w, http.StatusCreated, wireSandbox(r, sb, time.Now()))
+	return nil
+}
+
+func (s *Server) getSandbox(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	sb, err := s.deps.Sandboxes.Get(r.Context(), c, param(r, "id"))
+	if err != nil {
+		return err
+	}
+	writeOne(w, http.StatusOK, wireSandbox(r, sb, time.Now()))
+	return nil
+}
+
+func (s *Server) listSandboxes(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	q := r.URL.Query()
+	f := sandbox.Filter{
+		Tenant: c.Tenant, Workspace: q.Get("workspace_id"), Project: q.Get("project_id"),
+		External: sandbox.External{
+			Workspace: q.Get("external_workspace_id"), User: q.Get("external_user_id"), Project: q.Get("external_project_id"),
+		},
+		State: sandbox.State(q.Get("state")),
+	}
+	if f.State != "" && !f.State.Public() {
+		return sandbox.Field("state", "must be one of provisioning, running, paused, destroyed, error")
+	}
+	found, err := s.deps.Sandboxes.List(r.Context(), c, f)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	all := make([]api.Sandbox, 0, len(found))
+	for _, sb := range found {
+		all = append(all, wireSandbox(r, sb, now))
+	}
+	return writeList(w, r, all)
+}
+
+func (s *Server) deleteSandbox(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	// Once asked for, it is done whether or not the client stays.
+	sb, err := s.deps.Sandboxes.Destroy(context.WithoutCancel(r.Context()), c, param(r, "id"))
+	if err != nil {
+		return err
+	}
+	writeOne(w, http.StatusOK, api.DestroyedSandbox{
+		ID: string(sb.ID), State: api.StateDestroyed, TotalRuntimeSec: seconds(sb.Runtime(time.Now())),
+	})
+	return nil
+}
+
+func wireReadiness(sb sandbox.Sandbox) api.Readiness {
+	a := api.Readiness{
+		ID: string(sb.ID), SandboxID: string(sb.ID), Ready: sb.Ready, Status: string(sb.State), State: string(sb.State),
+		BootPath: orNull(string(sb.BootPath)), BootMS: bootMS(sb), ReadyAt: timeOrNull(sb.ReadyAt), Reason: orNull(sb.Reason),
+	}
+	if sb.Ready {
+		a.Status = "ready"
+	}
+	return a
+}
+
+// coming tells whether a sandbox that is not ready may become so.
+func coming(sb sandbox.Sandbox) bool { return !sb.Ready && sb.State.Live() }
+
+// readinessHold is how long an answer of "not yet" is held back: long enough
+// to calm clients that poll every 10 ms, short enough not to be felt.
+const readinessHold = 50 * time.Millisecond
+
+func (s *Server) readiness(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	sb, err := s.awaitReady(r.Context(), c, param(r, "id"), readinessHold)
+	if err != nil {
+		return err
+	}
+	writeOne(w, http.StatusOK, wireReadiness(sb))
+	return nil
+}
+
+// awaitReady returns the sandbox when it is ready, can't be any more, or d is over.
+func (s *Server) awaitReady(ctx context.Context, c sandbox.Caller, id string, d time.Duration) (sandbox.Sandbox, error) {
+	sb, err := s.deps.Sandboxes.Get(ctx, c, id)
+	if err != nil || !coming(sb) {
+		return sb, err
+	}
+	held, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	if got, err := s.deps.Sandboxes.Ready(held, c, string(sb.ID)); err == nil {
+		return got, nil
+	}
+	// Time is up, or the sandbox has failed: its record says which.
+	return s.deps.Sandboxes.Get(ctx, c, string(sb.ID))
+}
+
+// Bounds of ?timeout= on the readiness stream, in seconds.
+const (
+	readyTimeout    = 60
+	maxReadyTimeout = 600
+)
+
+// readinessStream sends one event: ready, or timeout when that did not come in
+// time or can't come any more.
+func (s *Server) readinessStream(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	timeout := float64(readyTimeout)
+	if v := r.URL.Query().Get("timeout"); v != "" {
+		var err error
+		if timeout, err = strconv.ParseFloat(v, 64); err != nil || !(timeout >= 0) {
+			return sandbox.Field("timeout", "must be a number of seconds")
+		}
+		timeout = min(timeout, maxReadyTimeout)
+	}
+	sb, err := s.deps.Sandboxes.Get(r.Context(), c, param(r, "id"))
+	if err != nil {
+		return err
+	}
+	out := s.openStream(w, r)
+	defer out.close()
+	wait, cancel := context.WithTimeout(out.ctx, time.Duration(timeout*float64(time.Second)))
+	defer cancel()
+	if coming(sb) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = s.deps.Sandboxes.Ready(wait, c, string(sb.ID))
+		}()
+		for waiting := true; waiting; {
+			select {
+			case <-done:
+				waiting = false
+			case <-out.beat.C:
+				out.comment("heartbeat")
+			}
+		}
+		if sb, err = s.deps.Sandboxes.Get(context.WithoutCancel(r.Context()), c, string(sb.ID)); err != nil {
+			return err
+		}
+	}
+	switch {
+	case sb.Ready:
+		out.object("", "ready", wireReadiness(sb))
+	case s.closing.Err() != nil && wait.Err() != context.DeadlineExceeded:
+		out.farewell()
+	default:
+		out.object("", "timeout", wireReadiness(sb))
+	}
+	return nil
+}
