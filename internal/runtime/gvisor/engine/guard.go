@@ -1,0 +1,47 @@
+package engine
+
+import (
+	"context"
+	"net"
+	"strconv"
+
+	"silica.dev/silica/internal/guest"
+	"silica.dev/silica/internal/runtime/gvisor/cgroup"
+)
+
+// guard asks a sandbox's agent to end its greediest process whenever the sandbox
+// nears its memory limit, until the sandbox ends or the engine does. Without it
+// the kernel would end the sentry, and all with it.
+func (e *Engine) guard(s *slot) {
+	ctx, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	e.work.Go(func() {
+		select {
+		case <-s.gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	rec := s.record()
+	log := e.cfg.Log.With("slot", s.number, "sandbox", rec.ID)
+	address := net.JoinHostPort(rec.Address, strconv.Itoa(int(guest.Port)))
+	agent := guest.NewClient(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp4", address)
+	})
+	defer agent.Close()
+
+	err := e.cfg.Groups.Watch(ctx, s.name(), func(ctx context.Context, p cgroup.Pressure) cgroup.Decision {
+		res, err := agent.Relieve(ctx)
+		if err != nil || res.Pid == 0 {
+			log.Warn("short of memory and nothing to end", "used", p.Used, "line", p.Line, "err", err)
+			return cgroup.GiveUp
+		}
+		// What the agent says of itself is the sandbox's word: for the log only.
+		log.Info("short of memory: a process was ended", "used", p.Used, "line", p.Line, "pid", res.Pid, "memory", res.Memory)
+		return cgroup.Acted
+	})
+	if err != nil && ctx.Err() == nil {
+		log.Error("memory guard", "err", err)
+	}
+}
