@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"silica.dev/silica/internal/agent/proc"
+	"silica.dev/silica/internal/agent/watch"
+	"silica.dev/silica/internal/guest"
+	"silica.dev/silica/internal/guest/guestpb"
+	"silica.dev/silica/sandbox"
+)
+
+// service translates the protocol; it decides nothing.
+type service struct{ a *Agent }
+
+// answer makes an RPC's answer of a result.
+func answer[T any](msg *T, err error) (*connect.Response[T], error) {
+	if err != nil {
+		return nil, wireError(err)
+	}
+	return connect.NewResponse(msg), nil
+}
+
+func wireError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return connect.NewError(connect.CodeCanceled, err)
+	}
+	return guest.WireError(err)
+}
+
+func (s service) Init(_ context.Context, r *connect.Request[guestpb.InitRequest]) (*connect.Response[guestpb.InitResponse], error) {
+	err := s.a.init(r.Msg)
+	return answer(&guestpb.InitResponse{AgentVersion: s.a.cfg.Version, Seed: s.a.seed}, err)
+}
+
+func (s service) Metrics(context.Context, *connect.Request[guestpb.MetricsRequest]) (*connect.Response[guestpb.MetricsResponse], error) {
+	return answer(s.a.metrics())
+}
+
+func (s service) Notices(ctx context.Context, r *connect.Request[guestpb.NoticesRequest], st *connect.ServerStream[guestpb.Notice]) error {
+	return wireError(s.a.notices.follow(ctx, r.Msg.After, st.Send))
+}
+
+func (s service) Relieve(context.Context, *connect.Request[guestpb.RelieveRequest]) (*connect.Response[guestpb.RelieveResponse], error) {
+	v := s.a.table.Relieve()
+	return answer(&guestpb.RelieveResponse{Pid: uint32(v.PID), Command: v.Name, Memory: v.Memory}, nil)
+}
+
+func (s service) Start(ctx context.Context, r *connect.Request[guestpb.StartRequest], st *connect.ServerStream[guestpb.ProcessEvent]) error {
+	m := r.Msg
+	const longest = int64(1<<63-1) / int64(time.Millisecond)
+	if m.TimeoutMs < 0 || m.TimeoutMs > longest {
+		return wireError(sandbox.Field("timeout_ms", "is out of range"))
+	}
+	s.a.mu.Lock()
+	id := s.a.identity
+	s.a.mu.Unlock()
+	spec := proc.Spec{
+		Args:    m.Args,
+		Dir:     m.Cwd,
+		Env:     id.environ(m.Env, m.Pty != nil),
+		Stdin:   m.Stdin,
+		Timeout: time.Duration(m.TimeoutMs) * time.Millisecond,
+		Detach:  m.Detach,
+	}
+	if spec.Dir == "" {
+		spec.Dir = id.workdir
+	}
+	if m.Pty != nil {
+		size := sizeOf(m.Pty)
+		spec.PTY = &size
+	}
+	return wireError(s.a.table.Run(ctx, spec, &eventSink{st: st}))
+}
+
+func sizeOf(p *guestpb.Pty) proc.Size {
+	return proc.Size{Cols: uint16(min(p.Cols, 1<<16-1)), Rows: uint16(min(p.Rows, 1<<16-1))}
+}
+
+// eventSink sends a process's events. Output is nearly all of them, and one
+// message serves for all of it: Send has encoded it when it returns.
+type eventSink struct {
+	st  *connect.ServerStream[guestpb.ProcessEvent]
+	out guestpb.ProcessEvent_Output
+	ev  guestpb.ProcessEvent
+}
+
+func (s *eventSink) Started(pid int) error {
+	return s.st.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Started_{Started: &guestpb.ProcessEvent_Started{Pid: uint32(pid)}}})
+}
+
+// streamOf is how streams travel.
+var streamOf = map[proc.Stream]guestpb.ProcessEvent_Stream{
+	proc.Stdout:   guestpb.ProcessEvent_STDOUT,
+	proc.Stderr:   guestpb.ProcessEvent_STDERR,
+	proc.Terminal: guestpb.ProcessEvent_TERMINAL,
+}
+
+func (s *eventSink) Output(stream proc.Stream, data []byte) error {
+	s.out.Stream, s.out.Data = streamOf[stream], data
+	s.ev.Event = &guestpb.ProcessEvent_Output_{Output: &s.out}
+	return s.st.Send(&s.ev)
+}
+
+func (s *eventSink) Keepalive() error {
+	return s.st.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Keepalive_{Keepalive: &guestpb.ProcessEvent_Keepalive{}}})
+}
+
+func (s *eventSink) Exited(e proc.Exit) error {
+	out := &guestpb.ProcessEvent_Exited{ExitCode: int32(e.Code), TimedOut: e.TimedOut, OutOfMemory: e.OutOfMemory}
+	if e.Signal != 0 {
+		out.Signal = signalName(e.Signal)
+	}
+	return s.st.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Exited_{Exited: out}})
+}
+
+func (s service) SendInput(ctx context.Context, r *connect.Request[guestpb.SendInputRequest]) (*connect.Response[guestpb.SendInputResponse], error) {
+	return answer(&guestpb.SendInputResponse{}, s.a.table.Input(ctx, int(r.Msg.Pid), r.Msg.Data, r.Msg.Close))
+}
+
+func (s service) Resize(_ context.Context, r *connect.Request[guestpb.ResizeRequest]) (*connect.Response[guestpb.ResizeResponse], error) {
+	if r.Msg.Pty == nil {
+		return nil, wireError(sandbox.Field("pty", "must be given"))
+	}
+	return answer(&guestpb.ResizeResponse{}, s.a.table.Resize(int(r.Msg.Pid), sizeOf(r.Msg.Pty)))
+}
+
+func (s service) Signal(_ context.Context, r *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error) {
+	return answer(&guestpb.SignalResponse{}, s.a.table.Signal(int(r.Msg.Pid), int(r.Msg.Signal), r.Msg.Tree))
+}
+
+func (s service) ListProcesses(context.Context, *connect.Request[guestpb.ListProcessesRequest]) (*connect.Response[guestpb.ListProcessesResponse], error) {
+	res := &guestpb.ListProcessesResponse{}
+	for _, p := range s.a.table.List() {
+		res.Processes = append(res.Processes, &guestpb.ListProcessesResponse_Process{
+			Pid: uint32(p.PID), Args: p.Args, Cwd: p.Dir, StartedUnixNano: p.Started.UnixNano(),
+			Running: p.Running, ExitCode: int32(p.ExitCode),
+		})
+	}
+	return answer(res, nil)
+}
+
+func (s service) Stat(_ context.Context, r *connect.Request[guestpb.StatRequest]) (*connect.Response[guestpb.StatResponse], error) {
+	e, err := s.a.files.Stat(r.Msg.Path)
+	return answer(&guestpb.StatResponse{Entry: e}, err)
+}
+
+func (s service) ListDir(_ context.Context, r *connect.Request[guestpb.ListDirRequest]) (*connect.Response[guestpb.ListDirResponse], error) {
+	list, err := s.a.files.List(r.Msg.Path, r.Msg.Depth)
+	return answer(&guestpb.ListDirResponse{Entries: list}, err)
+}
+
+func (s service) MakeDir(_ context.Context, r *connect.Request[guestpb.MakeDirRequest]) (*connect.Response[guestpb.MakeDirResponse], error) {
+	e, err := s.a.files.MakeDir(r.Msg.Path, r.Msg.Mode, r.Msg.Parents)
+	return answer(&guestpb.MakeDirResponse{Entry: e}, err)
+}
+
+func (s service) Move(_ context.Context, r *connect.Request[guestpb.MoveRequest]) (*connect.Response[guestpb.MoveResponse], error) {
+	e, err := s.a.files.Move(r.Msg.From, r.Msg.To)
+	return answer(&guestpb.MoveResponse{Entry: e}, err)
+}
+
+func (s service) Remove(_ context.Context, r *connect.Request[guestpb.RemoveRequest]) (*connect.Response[guestpb.RemoveResponse], error) {
+	return answer(&guestpb.RemoveResponse{}, s.a.files.Remove(r.Msg.Path, r.Msg.Recursive))
+}
+
+func (s service) Watch(ctx context.Context, r *connect.Request[guestpb.WatchRequest], st *connect.ServerStream[guestpb.WatchEvent]) error {
+	return wireError(watch.Watch(ctx, r.Msg.Path, r.Msg.Recursive, st.Send))
+}
