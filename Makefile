@@ -1,0 +1,49 @@
+# "make help" lists what there is. Everything a fresh machine needs is installed
+# by the first two targets; the only thing they want beforehand is Go and root.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# What is embedded is built reproducibly: the agent is part of every snapshot,
+# so its bytes may change with its source only.
+STATIC  := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+PACKED  := cmd/silica/embedded/files
+
+.PHONY: help run test build stop tools generate bench fmt clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+run: ## install what is needed, build, start a server and run Python in a sandbox (root)
+	@GO=$(GO) scripts/run.sh
+
+test: ## install what the tests need and run all of them (root)
+	@GO=$(GO) scripts/test.sh
+
+build: ## build bin/silica, with agent and engine inside
+	@scripts/check-go.sh $(GO)
+	$(STATIC) -ldflags '-s -w' -o bin/silica-agent ./cmd/silica-agent
+	version=$$(scripts/engine-version.sh $(GO)) && \
+	$(STATIC) -ldflags "-s -w -X main.version=$$version" -o bin/silica-engine ./cmd/silica-engine && \
+	$(GO) run ./cmd/silica/embedded/pack -version "$$version" -to $(PACKED) bin/silica-engine
+	$(GO) run ./cmd/silica/embedded/pack -to $(PACKED) bin/silica-agent
+	$(STATIC) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/silica ./cmd/silica
+
+stop: ## stop the server "make run" started; its sandboxes go on
+	@scripts/stop.sh
+
+tools: ## build the pinned tools of tools/go.mod into bin/tools
+	@scripts/check-go.sh $(GO)
+	cd tools && GOBIN=$(CURDIR)/bin/tools $(GO) install tool
+
+generate: ## make generated code anew
+	$(GO) generate ./...
+
+bench: build ## measure and write docs/bench.md (root)
+	@GO=$(GO) scripts/bench.sh
+
+fmt: ## format Go code
+	$(GO) fmt ./...
+
+clean: ## remove what builds left
+	rm -rf bin $(PACKED)/*.zst $(PACKED)/*.json

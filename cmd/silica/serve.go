@@ -1,0 +1,329 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/mattn/go-isatty"
+	"golang.org/x/sys/unix"
+
+	"silica.dev/silica/cmd/silica/embedded"
+	"silica.dev/silica/internal/blob"
+	"silica.dev/silica/internal/builder"
+	"silica.dev/silica/internal/event"
+	"silica.dev/silica/internal/image"
+	"silica.dev/silica/internal/network"
+	"silica.dev/silica/internal/runtime/gvisor"
+	"silica.dev/silica/internal/server"
+	"silica.dev/silica/internal/store"
+	"silica.dev/silica/internal/supervisor"
+	"silica.dev/silica/sandbox"
+	"silica.dev/silica/templates"
+)
+
+const (
+	defaultTemplate = "miosa-sandbox"
+	// shutdownGrace is how long commands and files may take to end by themselves.
+	shutdownGrace = 10 * time.Second
+)
+
+// runServe builds everything from the bottom up and serves until ctx ends.
+// What it made ends in the opposite order; sandboxes go on.
+func runServe(ctx context.Context, c Config) (err error) {
+	log := newLogger(c)
+	if os.Geteuid() != 0 {
+		return errors.New("silica serve makes network namespaces and cgroups and must run as root")
+	}
+	if c.Database != "" {
+		return errors.New("--database: PostgreSQL is not supported by this version yet; leave it empty for SQLite")
+	}
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return fmt.Errorf("make the data folder: %w", err)
+	}
+	unlock, err := lockData(c.Data)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	// The port first: when it is taken, nothing else should have begun.
+	listener, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", c.Listen, err)
+	}
+	defer listener.Close()
+
+	rows, err := store.Open(ctx, store.Config{
+		Path:         filepath.Join(c.Data, "silica.db"),
+		OnPruneError: func(err error) { log.Warn("old rows not removed", "err", err) },
+	})
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	if err := adminKey(ctx, rows, c, log); err != nil {
+		return err
+	}
+	events := event.NewLog(rows)
+	rows.Announce(events.Announce)
+
+	blobs, err := blob.NewLocal(filepath.Join(c.Data, "blobs"))
+	if err != nil {
+		return err
+	}
+	defer blobs.Close()
+
+	agent, agentProgram, err := program(embedded.Agent)
+	if err != nil {
+		return err
+	}
+	driver, err := newDriver(ctx, c, blobs, log)
+	if err != nil {
+		return err
+	}
+	defer driver.Close()
+
+	outside := image.Config{
+		AptMirror: c.Build.AptMirror, NpmRegistry: c.Build.NpmRegistry, PipIndexURL: c.Build.PipIndexURL,
+		HTTPProxy: c.Build.HTTPProxy, HTTPSProxy: c.Build.HTTPSProxy, NoProxy: c.Build.NoProxy,
+	}
+	if err := outside.Validate(); err != nil {
+		return err
+	}
+	build := builder.New(builder.Config{
+		Driver:  driver,
+		Images:  &image.Builder{Blobs: blobs, Agent: agentProgram, Sources: []image.Source{&image.Debian{Config: outside, Host: "/"}}},
+		Blobs:   blobs,
+		Store:   rows,
+		Log:     log,
+		Setting: fmt.Sprintf("%s %+v", agent.Digest, outside),
+		Report:  func(s builder.Status) { log.Info(s.String()) },
+	})
+	recipe, err := defaultRecipe()
+	if err != nil {
+		return err
+	}
+	var super *supervisor.Supervisor // who wants to hear of what was built
+	catalogue := builder.NewCatalogue(build, func() { super.TemplateChanged() })
+	defer catalogue.Close()
+
+	super = supervisor.New(supervisor.Config{
+		Template: defaultTemplate, MaxSandboxes: c.MaxSandboxes, WarmPool: c.WarmPool, EmptySlots: c.EmptySlots,
+		MaxTimeout: c.MaxTimeout, CreateWait: c.CreateWait, Nameservers: nameservers(c),
+		// The largest named size; sizes in numbers have narrower caps on their wire.
+		Max: sandbox.Resources{MilliCPU: 16 * sandbox.Core, Memory: 32768 * sandbox.MiB, Disk: 81920 * sandbox.MiB},
+	}, supervisor.Deps{Store: rows, Templates: rows, Driver: driver, Events: events, Builds: catalogue, Log: log})
+	defer super.Close()
+
+	ready := make(chan struct{})
+	api := server.New(server.Config{
+		Version: version, DefaultTemplate: defaultTemplate, RateLimit: c.RateLimit,
+	}, server.Deps{
+		Sandboxes: super, Events: events, Accounts: rows, Templates: officialTemplates{rows}, Log: log,
+		Ready: func(context.Context) error { return readiness(ready, build) },
+	})
+	served := make(chan error, 2)
+	go func() { served <- api.Serve(listener) }()
+	log.Info("listening", "address", listener.Addr().String(), "version", version)
+	if c.MetricsListen != "" {
+		stop, err := serveMetrics(c.MetricsListen, api.MetricsHandler(), served)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+
+	// Commands and files are given their time first; then everything below ends.
+	defer func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+		defer cancel()
+		log.Info("stopping; sandboxes go on running")
+		err = errors.Join(err, api.Shutdown(grace))
+		events.Close(sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is shutting down"))
+	}()
+
+	if err := super.Recover(ctx); err != nil {
+		return err
+	}
+	close(ready)
+	if err := build.Sweep(ctx); err != nil {
+		return err
+	}
+	catalogue.Build(recipe)
+
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+func newLogger(c Config) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+}
+
+// lockData keeps a second server off the same data. It ends with the process.
+func lockData(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "silica.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another silica serve uses %s: stop it, or choose another folder with --data", dir)
+	}
+	return func() { f.Close() }, nil
+}
+
+// adminKey sees to it that somebody can manage the installation. The file is
+// durable before the key is one, so that a crash can't leave a key nobody knows.
+func adminKey(ctx context.Context, rows *store.Store, c Config, log *slog.Logger) error {
+	if c.BootstrapKey != "" {
+		_, err := rows.EnsureAdminKey(ctx, c.BootstrapKey)
+		return err
+	}
+	if has, err := rows.HasAdminKey(ctx); err != nil || has {
+		return err
+	}
+	secret := store.NewSecret(true)
+	path := filepath.Join(c.Data, "admin.key")
+	if err := writeDurably(path, secret+"\n"); err != nil {
+		return fmt.Errorf("keep the first admin key: %w", err)
+	}
+	if _, err := rows.EnsureAdminKey(ctx, secret); err != nil {
+		return err
+	}
+	log.Info("made the first admin key", "kept_in", path)
+	if isatty.IsTerminal(os.Stderr.Fd()) { // a log file must not hold it
+		fmt.Fprintf(os.Stderr, "\n  The first admin key, shown this once:\n\n    %s\n\n", secret)
+	}
+	return nil
+}
+
+func writeDurably(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// program unpacks an executable this one carries.
+func program(name string) (embedded.Artifact, []byte, error) {
+	a, err := embedded.Find(name)
+	if err != nil {
+		return a, nil, err
+	}
+	r, err := a.Open()
+	if err != nil {
+		return a, nil, fmt.Errorf("unpack %s: %w", name, err)
+	}
+	defer r.Close()
+	bytes, err := io.ReadAll(r)
+	if err != nil {
+		return a, nil, fmt.Errorf("unpack %s: %w", name, err)
+	}
+	return a, bytes, nil
+}
+
+func newDriver(ctx context.Context, c Config, blobs blob.Store, log *slog.Logger) (*gvisor.Driver, error) {
+	_, engine, err := program(embedded.Engine)
+	if err != nil {
+		return nil, err
+	}
+	return gvisor.New(ctx, gvisor.Config{
+		DataDir: c.Data, Program: engine, Blobs: blobs, CgroupTop: c.NetworkName,
+		Network:     gvisor.Network{Name: c.NetworkName, Prefix: c.NetworkPrefix, Allow: c.EgressAllow, Resolvers: c.Nameservers},
+		ExpediteRCU: true, Log: log,
+	})
+}
+
+func defaultRecipe() (builder.Recipe, error) {
+	recipes, err := builder.LoadCatalogue(templates.Files)
+	if err != nil {
+		return builder.Recipe{}, err
+	}
+	for _, r := range recipes {
+		if r.Slug == defaultTemplate {
+			return r, nil
+		}
+	}
+	return builder.Recipe{}, fmt.Errorf("the catalogue lacks %s", defaultTemplate)
+}
+
+// nameservers are the resolvers sandboxes use: the operator's, else the host's.
+// Only those the operator names are also let through to where the policy says no.
+func nameservers(c Config) []string {
+	list := c.Nameservers
+	if len(list) == 0 {
+		list = network.Nameservers(publicResolvers...)
+	}
+	var names []string
+	for _, a := range list {
+		names = append(names, a.String())
+	}
+	return names
+}
+
+// publicResolvers serve machines that resolve names only for themselves.
+var publicResolvers = []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}
+
+// readiness says what is still missing before sandboxes can be had.
+func readiness(recovered <-chan struct{}, b *builder.Builder) error {
+	select {
+	case <-recovered:
+	default:
+		return sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "taking over what ran before")
+	}
+	if s := b.Status(defaultTemplate); !s.Ready {
+		return sandbox.E(sandbox.Unavailable, sandbox.CodeTemplateNotReady, s.String())
+	}
+	return nil
+}
+
+// officialTemplates shows every caller the official catalogue.
+type officialTemplates struct{ rows *store.Store }
+
+func (o officialTemplates) Templates(ctx context.Context, _ sandbox.Caller) ([]sandbox.Template, error) {
+	return o.rows.Templates(ctx)
+}
+
+// serveMetrics answers /metrics without a key on an address of its own.
+func serveMetrics(address string, h http.Handler, failed chan<- error) (stop func(), err error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s for metrics: %w", address, err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", h)
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	}()
+	return func() { _ = s.Close() }, nil
+}
