@@ -12,6 +12,7 @@ import (
 	"gvisor.dev/gvisor/runsc/cli/maincli"
 
 	"silica.dev/silica/internal/runtime/gvisor/cgroup"
+	"silica.dev/silica/internal/runtime/gvisor/engine/idle"
 	"silica.dev/silica/internal/runtime/gvisor/engine/seccomp"
 )
 
@@ -34,6 +35,7 @@ func sandboxMain() error {
 	}
 	os.Args = args
 	if seccomp.ForBoot(args) {
+		idle.Quiet()
 		if err := seccomp.Inject(); err != nil {
 			return err
 		}

@@ -59,7 +59,7 @@ func serve(args []string) error {
 	defer stop()
 
 	if *rcu {
-		restore := expediteRCU(log)
+		restore := hostRCU.expedite(log)
 		defer restore()
 	}
 	groups, err := cgroup.Open(cgroup.Config{Top: *top})
@@ -136,19 +136,4 @@ func selfDigest() (string, error) {
 		return "", fmt.Errorf("digest of the engine: %w", err)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16]), nil
-}
-
-// expediteRCU makes process starts and exits three times faster: each registers
-// or waits for a grace period. The returned func puts the setting back.
-func expediteRCU(log *slog.Logger) func() {
-	const path = "/sys/kernel/rcu_expedited"
-	before, err := os.ReadFile(path)
-	if err == nil {
-		err = os.WriteFile(path, []byte("1"), 0)
-	}
-	if err != nil {
-		log.Info("rcu_expedited is not ours to set", "err", err)
-		return func() {}
-	}
-	return func() { _ = os.WriteFile(path, before, 0) }
 }

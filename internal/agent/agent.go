@@ -99,7 +99,7 @@ func (a *Agent) routes() http.Handler {
 		connect.WithCompression("gzip", nil, nil),
 	)
 	mux := http.NewServeMux()
-	mux.Handle(path, rpc)
+	mux.Handle(path, holdFlush(rpc))
 	mux.HandleFunc("GET /health", a.health)
 	mux.HandleFunc("GET /files", a.getFile)
 	mux.HandleFunc("PUT /files", a.putFile)

@@ -322,8 +322,8 @@ func TestListingIsBounded(t *testing.T) {
 	if os.Getenv(envAddr) != "" {
 		t.Skip("needs the test's files")
 	}
-	long := strings.Repeat("n", 200)
-	for i := range 9000 {
+	long := strings.Repeat("n", 250)
+	for i := range 5500 {
 		os.WriteFile(fmt.Sprintf("%s/%s%d", dir, long, i), nil, 0o600)
 	}
 	if _, err := a.ListDir(t.Context(), dir, 1); !sandbox.HasCode(err, sandbox.CodeValidation) {

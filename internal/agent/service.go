@@ -77,7 +77,7 @@ func (s service) Start(ctx context.Context, r *connect.Request[guestpb.StartRequ
 		size := sizeOf(m.Pty)
 		spec.PTY = &size
 	}
-	return wireError(s.a.table.Run(ctx, spec, &eventSink{st: st}))
+	return wireError(s.a.table.Run(ctx, spec, &eventSink{st: st, last: func() { lastMessage(ctx) }}))
 }
 
 func sizeOf(p *guestpb.Pty) proc.Size {
@@ -87,9 +87,10 @@ func sizeOf(p *guestpb.Pty) proc.Size {
 // eventSink sends a process's events. Output is nearly all of them, and one
 // message serves for all of it: Send has encoded it when it returns.
 type eventSink struct {
-	st  *connect.ServerStream[guestpb.ProcessEvent]
-	out guestpb.ProcessEvent_Output
-	ev  guestpb.ProcessEvent
+	st   *connect.ServerStream[guestpb.ProcessEvent]
+	last func() // before the last event
+	out  guestpb.ProcessEvent_Output
+	ev   guestpb.ProcessEvent
 }
 
 func (s *eventSink) Started(pid int) error {
@@ -118,6 +119,7 @@ func (s *eventSink) Exited(e proc.Exit) error {
 	if e.Signal != 0 {
 		out.Signal = signalName(e.Signal)
 	}
+	s.last()
 	return s.st.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Exited_{Exited: out}})
 }
 

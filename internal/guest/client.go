@@ -22,7 +22,8 @@ import (
 
 // Limits on what an agent's answers may make the host hold.
 const (
-	maxMessage   = 4 << 20 // one RPC message
+	maxMessage   = 4 << 20 // one RPC message; see also maxFields
+	maxHeader    = 64 << 10
 	maxErrorBody = 4 << 10
 	maxErrorText = 1 << 10
 )
@@ -47,11 +48,17 @@ func NewClient(dial func(context.Context) (net.Conn, error)) *Client {
 		ReadBufferSize:      4 << 10,
 		WriteBufferSize:     32 << 10,
 		ForceAttemptHTTP2:   false,
+
+		MaxResponseHeaderBytes: maxHeader,
 	}
-	hc := &http.Client{Transport: t}
+	hc := &http.Client{
+		Transport: t,
+		// An agent has nowhere to send us.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	return &Client{
 		http: hc,
-		rpc: guestpbconnect.NewAgentClient(hc, base, connect.WithReadMaxBytes(maxMessage),
+		rpc: guestpbconnect.NewAgentClient(hc, base, connect.WithReadMaxBytes(maxMessage), connect.WithCodec(codec{}),
 			// Nothing compressed is asked for, or unpacked should it come all the same.
 			connect.WithAcceptCompression("gzip", nil, nil)),
 	}

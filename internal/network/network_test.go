@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,6 +68,48 @@ func TestReach(t *testing.T) {
 	}
 	if _, err := dial(t, a, privateAddr, port); err == nil {
 		t.Error("a range that is no longer allowed still answers")
+	}
+}
+
+// TestOtherUsersOfTheHost: an agent asks for no key, so only root may reach one;
+// what answers a sandbox may run as anybody.
+func TestOtherUsersOfTheHost(t *testing.T) {
+	w := newWorld(t, Config{Allow: []netip.Prefix{netip.MustParsePrefix(hostAddr + "/32")}})
+	a := w.sandbox(t, 1)
+	as := func(uid int, f func()) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // for good: the thread ends with the goroutine
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+				t.Errorf("become user %d: %v", uid, errno)
+				return
+			}
+			f()
+		}()
+		<-done
+	}
+	for _, uid := range []int{0, 65534} {
+		as(uid, func() {
+			peer, err := dial(t, nil, a.GuestAddr.Addr().String(), port)
+			if (err == nil) != (uid == 0) {
+				t.Errorf("user %d to a sandbox: %q, %v", uid, peer, err)
+			}
+			for tries := 1; ; tries++ { // the first packet may come before the device is up
+				_, err := dial(t, nil, publicAddr, port)
+				if err == nil {
+					break
+				}
+				if tries == 5 {
+					t.Errorf("user %d to elsewhere: %v", uid, err)
+					break
+				}
+			}
+		})
+	}
+	as(65534, func() { w.serve(t, nil, port+1) })
+	if peer, err := dial(t, a, hostAddr, port+1); err != nil || peer != a.GuestAddr.Addr().String() {
+		t.Errorf("a sandbox to an allowed service of another user: %q, %v", peer, err)
 	}
 }
 

@@ -31,6 +31,10 @@ var closed = []string{
 // others (-150 is after connection tracking), so that a published port on the host
 // is no way around it. The later chains look again at what a translation made of it.
 //
+// Agents ask nobody for a key. So of the host itself only root reaches a sandbox:
+// other users of the machine are not its tenants. (What the kernel sends by itself
+// has no user and passes.)
+//
 // "accept" ends only this table's chain; other tables may still drop.
 var rules = template.Must(template.New("").Parse(`
 table inet {{.Table}} {}
@@ -81,6 +85,13 @@ table inet {{.Table}} {
 		ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
 		ip daddr @allowed accept
 		drop
+	}
+
+	chain output {
+		type filter hook output priority -10; policy accept;
+		oifname != "{{.Devices}}" accept
+		ct state established accept
+		meta skuid != 0 drop
 	}
 
 	chain forward {

@@ -43,7 +43,9 @@ const spare = 8
 
 // cgroupTracker uses a folder of a version 1 pids hierarchy; in gVisor that is
 // the one its kernel has inside itself. Membership is inherited by fork and
-// can't be left without the privilege to mount.
+// can't be left without the privilege to mount. A program can get that in a user
+// namespace of its own, and so out of its group and its command's tree; Relieve
+// and the process limit find it all the same.
 type cgroupTracker struct {
 	dir   *os.File
 	tasks *os.File // of dir: where the launcher's thread rests
@@ -59,7 +61,6 @@ type cgroup struct {
 	procs   *os.File
 	current *os.File
 	max     int
-	buf     [4096]byte
 }
 
 func newCgroupTracker(dir *os.File) *cgroupTracker { return &cgroupTracker{dir: dir} }
@@ -99,10 +100,17 @@ func (c *cgroupTracker) group() (group, error) {
 }
 
 func (c *cgroupTracker) make() (*cgroup, error) {
-	c.made++
-	g := &cgroup{name: "e" + strconv.Itoa(c.made), home: c.tasks}
-	if err := unix.Mkdirat(int(c.dir.Fd()), g.name, 0o700); err != nil {
-		return nil, fmt.Errorf("make a group: %w", err)
+	g := &cgroup{home: c.tasks}
+	for {
+		c.made++
+		g.name = "e" + strconv.Itoa(c.made)
+		err := unix.Mkdirat(int(c.dir.Fd()), g.name, 0o700)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EEXIST) { // else of a table before us
+			return nil, fmt.Errorf("make a group: %w", err)
+		}
 	}
 	for _, f := range []struct {
 		to   **os.File
@@ -161,8 +169,6 @@ func (g *cgroup) leave() error {
 func (g *cgroup) attach(int)    {}
 func (g *cgroup) env() []string { return nil }
 
-// members is called by one goroutine at a time of those that kill, and by
-// Signal and Relieve: it has a buffer of its own.
 func (g *cgroup) members(buf []int) []int {
 	data := make([]byte, 0, 1024)
 	var b [1024]byte
@@ -189,11 +195,11 @@ func (g *cgroup) members(buf []int) []int {
 	return buf
 }
 
-// count is called under Table.mu or by the tick.
+// count reads once: what is read here is on the path of every command.
 func (g *cgroup) count() int {
 	var b [16]byte
-	n, err := g.current.ReadAt(b[:], 0)
-	if n == 0 && err != nil {
+	n, err := unix.Pread(int(g.current.Fd()), b[:], 0)
+	if n <= 0 || err != nil {
 		return 0
 	}
 	v, _ := strconv.Atoi(strings.TrimSpace(string(b[:n])))

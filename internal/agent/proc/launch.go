@@ -38,6 +38,11 @@ type launched struct {
 	err error
 }
 
+// execError is what the kernel says to starting the command itself.
+type execError struct{ error }
+
+func (e *execError) Unwrap() error { return e.error }
+
 func startLauncher() (*launcher, error) {
 	l := &launcher{work: make(chan launchRequest), done: make(chan struct{})}
 	ready := make(chan error)
@@ -66,6 +71,9 @@ func (l *launcher) fork(r launchRequest) launched {
 		return launched{err: err}
 	}
 	pid, err := syscall.ForkExec(r.path, r.args, r.attr)
+	if err != nil {
+		err = &execError{err}
+	}
 	if lerr := r.group.leave(); err == nil && lerr != nil {
 		_ = unix.Kill(pid, unix.SIGKILL)
 		err = lerr

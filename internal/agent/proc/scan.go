@@ -16,7 +16,9 @@ type scanner struct {
 	mu   sync.Mutex
 	proc int
 	list []entry
-	ents [8 << 10]byte
+	// Large enough for all there may be: what is listed in pieces while
+	// processes come and go is counted twice.
+	ents [64 << 10]byte
 	buf  [4 << 10]byte
 	page int64
 }

@@ -134,7 +134,10 @@ func searchPath(env []string) string {
 // refusal tells whether err of a start is the command's fault or the limits',
 // to be shown as a shell would.
 func refusal(name string, err error) (code int, text string, ok bool) {
+	var mine *execError
 	switch {
+	case !errors.As(err, &mine):
+		return 0, "", false
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return exitNotFound, "no such file or directory", true
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
@@ -142,11 +145,7 @@ func refusal(name string, err error) (code int, text string, ok bool) {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
 		return exitNoFork, "cannot fork: resource temporarily unavailable", true
 	}
-	var errno unix.Errno
-	if errors.As(err, &errno) { // ENOEXEC, E2BIG, ELOOP, ETXTBSY, EISDIR …
-		return exitNotRun, errno.Error(), true
-	}
-	return 0, "", false
+	return exitNotRun, mine.Error(), true // ENOEXEC, E2BIG, ELOOP, ETXTBSY …
 }
 
 // refuse plays the short life of a command that never ran.
@@ -175,7 +174,7 @@ func outPipe() (r *os.File, child int, err error) {
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 		return nil, -1, fmt.Errorf("make a pipe: %w", err)
 	}
-	_ = unix.SetNonblock(fds[0], true) // our end only; can't fail on a pipe
+	nonblock(fds[0]) // our end only
 	return os.NewFile(uintptr(fds[0]), "output"), fds[1], nil
 }
 
@@ -185,6 +184,11 @@ func inPipe() (w *os.File, child int, err error) {
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 		return nil, -1, fmt.Errorf("make a pipe: %w", err)
 	}
-	_ = unix.SetNonblock(fds[1], true)
+	nonblock(fds[1])
 	return os.NewFile(uintptr(fds[1]), "input"), fds[0], nil
+}
+
+// nonblock is SetNonblock for a file known to have no other flags: one call, not two.
+func nonblock(fd int) {
+	_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_NONBLOCK) // can't fail on a pipe
 }

@@ -383,7 +383,10 @@ func (t *Table) look() {
 		}
 	}
 	t.lookAtDisk()
-	t.lookAtCrowd(total, largest)
+	if t.cfg.Everyone {
+		total = max(total, t.scan.count()) // also those who got out of their group
+	}
+	t.lookAtCrowd(total, largest, most)
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -404,7 +407,7 @@ func crowdedAt(limit int) int { return limit - limit/50 - 1 }
 
 // lookAtCrowd reports that the limit is reached. Whoever got around it, by
 // changing users, is killed: too many tasks end the whole sandbox otherwise.
-func (t *Table) lookAtCrowd(total int, largest *Process) {
+func (t *Table) lookAtCrowd(total int, largest *Process, most int) {
 	t.mu.Lock()
 	limit, was := t.limit, t.crowded
 	if total >= crowdedAt(limit) {
@@ -417,9 +420,14 @@ func (t *Table) lookAtCrowd(total int, largest *Process) {
 	if now && !was {
 		t.report(ProcessLimit, fmt.Sprintf("%d processes are running; forks beyond the limit of %d are refused", total, limit))
 	}
-	if total > limit+limit/4+ownTasks && largest != nil {
+	switch {
+	case total <= limit+limit/4+ownTasks:
+	case largest != nil && most >= total/2:
 		t.report(ProcessLimit, fmt.Sprintf("%d processes got past the limit of %d; %q and all it started were ended", total, limit, largest.name()))
 		t.killTree(largest)
+	case t.cfg.Everyone: // they hide from their groups
+		t.report(ProcessLimit, fmt.Sprintf("%d processes got past the limit of %d; all were ended", total, limit))
+		_ = unix.Kill(-1, unix.SIGKILL) // nobody left is fine
 	}
 }
 

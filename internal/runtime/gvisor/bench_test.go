@@ -29,7 +29,7 @@ func TestSpeed(t *testing.T) {
 		}
 		var starts, destroys times
 		for range n {
-			eventually(t, "ready slots", func() bool { return len(h.sentries()) == c.ready })
+			eventually(t, "ready slots", func() bool { return h.settled(c.ready) })
 			id := sandbox.NewID()
 			starts.add(func() error {
 				return h.driver.Start(t.Context(), runtime.StartRequest{ID: id, Image: h.image, Snapshot: c.snapshot, Resources: small})

@@ -74,12 +74,13 @@ func TestEngineDies(t *testing.T) {
 func TestDiesUnwatched(t *testing.T) {
 	h := newHost(t)
 	id := h.start("")
+	h.driver.Close() // or it starts the engine again at once
 	h.killEngine()
 	if err := h.kill(id); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the sentry's end", func() bool { return len(h.sentries()) == 0 })
-	h.reopen()
+	h.open()
 	if exit := h.wait(id); !strings.Contains(exit.Reason, "nobody watched") {
 		t.Errorf("Wait = %+v", exit)
 	}
@@ -95,6 +96,7 @@ func TestPidReused(t *testing.T) {
 	h := newHost(t)
 	id := h.start("")
 	sentry := h.sentry(id)
+	h.driver.Close()
 	h.killEngine()
 	records, _ := filepath.Glob(filepath.Join(h.dir, "engine", "slots", "*", "slot.json"))
 	data, err := os.ReadFile(records[0])
@@ -105,7 +107,7 @@ func TestPidReused(t *testing.T) {
 	if err := os.WriteFile(records[0], data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.reopen()
+	h.open()
 	if exit := h.wait(id); exit.Reason == "" {
 		t.Error("no reason")
 	}

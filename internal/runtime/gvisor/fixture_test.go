@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -43,6 +44,9 @@ var built = sync.OnceValues(func() (artifacts, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return artifacts{}, err
 	}
+	if err := noteSources(); err != nil {
+		return artifacts{}, err
+	}
 	return build(dir)
 })
 
@@ -62,6 +66,19 @@ func cacheDir() (string, error) {
 	}
 	dir = filepath.Join(dir, "gvisor")
 	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// noteSources lists the folders of everything build compiles, so that go test
+// knows a result is stale when one of these changes.
+func noteSources() error {
+	for _, top := range []string{".", "../../network", "../../guest", "../../agent", "../../../cmd/silica-engine", "../../../cmd/silica-agent"} {
+		err := filepath.WalkDir(top, func(_ string, _ fs.DirEntry, err error) error { return err })
+		if err != nil {
+			return err
+		}
+	}
+	_, err := os.Stat("../../../go.sum")
+	return err
 }
 
 // build makes what is not in the cache. The root file system is made once, the
@@ -190,7 +207,7 @@ func (h *host) config() gvisor.Config {
 	return gvisor.Config{
 		DataDir: h.dir, Program: h.engine, Blobs: h.blobs, CgroupTop: "silica-test/" + h.name,
 		Network: gvisor.Network{Name: h.name, Prefix: h.prefix()}, ExpediteRCU: true,
-		Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+		Log: slog.New(slog.NewTextHandler(h.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
 
@@ -302,18 +319,43 @@ func (h *host) sentries() map[string]int {
 	return found
 }
 
-// sentry finds a sandbox's sentry process from the slots' records, 0 for none.
-func (h *host) sentry(id sandbox.ID) int {
-	records, _ := filepath.Glob(filepath.Join(h.dir, "engine", "slots", "*", "slot.json"))
-	for _, path := range records {
-		var rec struct {
-			ID  sandbox.ID
-			Pid int
-		}
+// slotRecord is the part of a slot's record that tests look at.
+type slotRecord struct {
+	ID    sandbox.ID
+	Phase string
+	Pid   int
+}
+
+func (h *host) records() []slotRecord {
+	var all []slotRecord
+	paths, _ := filepath.Glob(filepath.Join(h.dir, "engine", "slots", "*", "slot.json"))
+	for _, path := range paths {
+		var rec slotRecord
 		data, err := os.ReadFile(path)
-		if err == nil && json.Unmarshal(data, &rec) == nil && rec.ID == id {
+		if err == nil && json.Unmarshal(data, &rec) == nil {
+			all = append(all, rec)
+		}
+	}
+	return all
+}
+
+// sentry finds a sandbox's sentry process, 0 for none.
+func (h *host) sentry(id sandbox.ID) int {
+	for _, rec := range h.records() {
+		if rec.ID == id {
 			return rec.Pid
 		}
 	}
 	return 0
+}
+
+// settled tells whether n empty slots are ready and nothing is made or freed.
+func (h *host) settled(n int) bool {
+	all := h.records()
+	for _, rec := range all {
+		if rec.Phase != "empty" {
+			return false
+		}
+	}
+	return len(all) == n
 }

@@ -60,6 +60,14 @@ func TestNothingShared(t *testing.T) {
 			}
 		})
 	}
+	// A checkpoint opens control sockets while others are created.
+	wg.Go(func() {
+		for range 5 {
+			if _, err := h.driver.Snapshot(t.Context(), origin); err != nil {
+				t.Errorf("Snapshot: %v", err)
+			}
+		}
+	})
 	wg.Wait()
 	after, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", engine))
 	if !bytes.Equal(before, after) {

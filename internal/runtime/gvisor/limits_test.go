@@ -1,10 +1,14 @@
 package gvisor_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/sandbox"
 )
 
@@ -70,5 +74,33 @@ func TestCPUQuota(t *testing.T) {
 	}
 	if used := (after.CPU - before.CPU).Seconds(); used > 2.6 {
 		t.Errorf("used %.2f s of CPU in two seconds with one core", used)
+	}
+}
+
+// TestOutOfMemory: memory that belongs to no process can't be relieved; then the
+// sandbox ends, alone, and says why.
+func TestOutOfMemory(t *testing.T) {
+	h := newHost(t)
+	id, other := h.start(""), h.start("")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	agent := h.agent(id)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ { // until the sandbox is gone
+			fill := fmt.Sprintf("dd if=/dev/zero of=/dev/fill%d bs=1M count=600", i)
+			for _, err := range agent.Start(ctx, &guestpb.StartRequest{Args: []string{"sh", "-c", fill}}) {
+				if err != nil {
+					return
+				}
+			}
+		}
+	})
+	if exit := h.wait(id); !exit.OutOfMemory || !strings.Contains(exit.Reason, "out of memory") {
+		t.Errorf("Wait = %+v, want out of memory", exit)
+	}
+	if out, _ := h.sh(other, "echo alive"); out != "alive\n" {
+		t.Errorf("its neighbour printed %q", out)
 	}
 }

@@ -4,10 +4,14 @@ import (
 	"context"
 	"net"
 	"strconv"
+	"time"
 
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/runtime/gvisor/cgroup"
 )
+
+// answerWithin is how long an agent may take to end a process.
+const answerWithin = time.Second
 
 // guard asks a sandbox's agent to end its greediest process whenever the sandbox
 // nears its memory limit, until the sandbox ends or the engine does. Without it
@@ -32,9 +36,16 @@ func (e *Engine) guard(s *slot) {
 	defer agent.Close()
 
 	err := e.cfg.Groups.Watch(ctx, s.name(), func(ctx context.Context, p cgroup.Pressure) cgroup.Decision {
+		ctx, cancel := context.WithTimeout(ctx, answerWithin)
+		defer cancel()
 		res, err := agent.Relieve(ctx)
-		if err != nil || res.Pid == 0 {
-			log.Warn("short of memory and nothing to end", "used", p.Used, "line", p.Line, "err", err)
+		if err != nil {
+			// It may stand still for want of memory itself: the next look gives it some.
+			log.Warn("short of memory and no answer", "used", p.Used, "line", p.Line, "stopped", p.Stopped, "attempt", p.Attempt, "err", err)
+			return cgroup.Acted
+		}
+		if res.Pid == 0 {
+			log.Warn("short of memory and nothing to end", "used", p.Used, "line", p.Line)
 			return cgroup.GiveUp
 		}
 		// What the agent says of itself is the sandbox's word: for the log only.

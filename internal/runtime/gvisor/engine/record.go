@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -44,21 +45,32 @@ type record struct {
 	Exit *runtime.Exit `json:",omitempty"` // set when the sandbox ended by itself
 }
 
-const recordName = "slot.json"
+const (
+	recordName = "slot.json"
+	recordSize = 16 << 10 // of the file, filled up with spaces
+)
 
-// save replaces the state file at once. It is not synced: a crash of the machine
-// ends every sentry anyway, and leaves names by which everything is found.
+// save overwrites the state file in place, with one write of always the same
+// size, which a killed process has either done or not. Replacing the file by a
+// rename makes ext4 flush it first, and every start would wait for the disk. It
+// is not synced: a crash of the machine ends every sentry anyway, and what it
+// held on the host with it.
 func (r record) save(dir string) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(dir, recordName+".tmp")
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+	if len(data) > recordSize {
+		return fmt.Errorf("slot record of %d bytes is too large", len(data))
+	}
+	data = append(data, bytes.Repeat([]byte{' '}, recordSize-len(data))...)
+	f, err := os.OpenFile(filepath.Join(dir, recordName), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
 		return fmt.Errorf("write slot record: %w", err)
 	}
-	if err := os.Rename(tmp, filepath.Join(dir, recordName)); err != nil {
-		return fmt.Errorf("replace slot record: %w", err)
+	defer f.Close()
+	if _, err := f.WriteAt(data, 0); err != nil {
+		return fmt.Errorf("write slot record: %w", err)
 	}
 	return nil
 }

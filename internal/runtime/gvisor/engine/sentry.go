@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -12,10 +11,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/control/client"
 	"gvisor.dev/gvisor/pkg/sentry/pgalloc"
-	"gvisor.dev/gvisor/pkg/state/statefile"
-	"gvisor.dev/gvisor/pkg/urpc"
 	"gvisor.dev/gvisor/runsc/boot"
 	"gvisor.dev/gvisor/runsc/config"
 	"gvisor.dev/gvisor/runsc/flag"
@@ -36,7 +32,6 @@ const (
 
 // sentry is one gVisor kernel process, empty or with a sandbox in it.
 type sentry struct {
-	conf *config.Config
 	box  *rsandbox.Sandbox
 	proc *process
 
@@ -161,22 +156,18 @@ func (c *creator) create(dir, name, image string, spec *specs.Spec, disk int64) 
 		unix.Kill(box.Getpid(), unix.SIGKILL)
 		return fail(err)
 	}
-	return &sentry{conf: conf, box: box, proc: proc, poke: poke, answer: answer}, nil
+	return &sentry{box: box, proc: proc, poke: poke, answer: answer}, nil
 }
 
 // adopt takes over a sentry that an earlier engine created.
 func adopt(dir, name string, pid int, start uint64) (*sentry, error) {
-	conf, err := newConfig(dir)
-	if err != nil {
-		return nil, err
-	}
 	proc, err := openProcess(pid, start)
 	if err != nil {
 		return nil, err
 	}
 	box := &rsandbox.Sandbox{ID: name, ControlSocketPath: controlSocket(dir, name)}
 	box.Pid.Store(pid)
-	return &sentry{conf: conf, box: box, proc: proc}, nil
+	return &sentry{box: box, proc: proc}, nil
 }
 
 func controlSocket(dir, name string) string { return filepath.Join(dir, "runsc-"+name+".sock") }
@@ -218,74 +209,6 @@ func newFilestore(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// boot starts the agent in an empty sentry: from snapshot, or cold. It returns
-// when the sentry has accepted; ready waits for the agent. net is used up.
-func (s *sentry) boot(snapshot string, net *boot.CreateLinksAndRoutesArgs) error {
-	defer func() {
-		for _, f := range net.FilePayload.Files {
-			f.Close()
-		}
-	}()
-	// The agent may read the byte whenever it comes to life.
-	if _, err := s.poke.Write([]byte{'?'}); err != nil {
-		return fmt.Errorf("poke agent: %w", err)
-	}
-	if snapshot != "" {
-		err := s.box.Restore(s.conf, nil, s.box.ID, snapshot, false, true, net)
-		if err != nil {
-			return fmt.Errorf("restore: %w", err)
-		}
-		return nil
-	}
-	// The library's own start opens the packet socket itself and leaks it, so
-	// these are its two calls without that.
-	conn, err := s.connect()
-	if err != nil {
-		return fmt.Errorf("connect to sentry: %w", err)
-	}
-	defer conn.Close()
-	if err := conn.Call(boot.ContMgrCreateLinksAndRoutes, net, nil); err != nil {
-		return fmt.Errorf("set up network: %w", err)
-	}
-	if err := conn.Call(boot.ContMgrRootContainerStart, &s.box.ID, nil); err != nil {
-		return fmt.Errorf("start agent: %w", err)
-	}
-	return nil
-}
-
-// ready waits for the agent's answer and closes the pipes.
-func (s *sentry) ready(ctx context.Context) error {
-	defer s.closePipes()
-	stop := context.AfterFunc(ctx, func() { s.answer.SetReadDeadline(longAgo) })
-	defer stop()
-	_, err := io.ReadFull(s.answer, make([]byte, 1))
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("wait for agent: %w", err)
-	}
-	return nil
-}
-
-// checkpoint saves memory and files to an empty folder and goes on running.
-func (s *sentry) checkpoint(dir string) error {
-	return s.box.Checkpoint(s.conf, s.box.ID, dir, rsandbox.CheckpointOpts{
-		// With any other the image is one file, and can't be restored lazily.
-		Compression: statefile.CompressionLevelNone,
-		Resume:      true,
-	})
-}
-
-func (s *sentry) closePipes() {
-	for _, f := range []**os.File{&s.poke, &s.answer} {
-		if *f != nil {
-			(*f).Close()
-			*f = nil
-		}
-	}
-}
-
 // exitOf says in a sentence why a sentry ended that nobody killed.
 func exitOf(status unix.WaitStatus, child bool, dir string) runtime.Exit {
 	switch {
@@ -312,14 +235,4 @@ func panicText(dir string) string {
 		return ""
 	}
 	return ": " + string(text)
-}
-
-// connect opens the control socket, whose path may be too long for an address.
-func (s *sentry) connect() (*urpc.Client, error) {
-	f, err := os.OpenFile(s.box.ControlSocketPath, unix.O_PATH, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return client.ConnectTo("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
 }

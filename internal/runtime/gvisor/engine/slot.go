@@ -157,7 +157,7 @@ func (e *Engine) newSlot(ctx context.Context, k key, id sandbox.ID) (_ *slot, er
 	if err := e.cfg.Groups.Placement(s.name(), k.limits()).Save(s.dir); err != nil {
 		return nil, fmt.Errorf("slot %d: %w", s.number, err)
 	}
-	spec := newSpec(k.image, e.emptyRoot(), s.net.Path, k.resources.Disk)
+	spec := newSpec("/"+string(k.ref), e.emptyRoot(), s.net.Path, k.resources.Disk)
 	if s.sentry, err = e.creator.create(s.dir, s.name(), k.image, spec, k.resources.Disk); err != nil {
 		return nil, fmt.Errorf("slot %d: %w", s.number, err)
 	}

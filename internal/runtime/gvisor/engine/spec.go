@@ -18,7 +18,9 @@ const shmSize = 64 << 20
 
 // A restore refuses a spec that differs from its checkpoint's in args, cwd,
 // user, capabilities, rlimits or mounts: these are constants here, and so a
-// snapshot fits every slot.
+// snapshot fits every slot. It compares annotations too, so image is a name for
+// the content, with a leading slash, and not where the content lies on this
+// host: the sentry is handed the file itself.
 func newSpec(image, root, netns string, disk int64) *specs.Spec {
 	return &specs.Spec{
 		Version:  specs.Version,

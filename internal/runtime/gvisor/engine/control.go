@@ -1,0 +1,170 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/control/client"
+	"gvisor.dev/gvisor/pkg/sentry/control"
+	"gvisor.dev/gvisor/pkg/sentry/state/checkpointfiles"
+	"gvisor.dev/gvisor/pkg/state/statefile"
+	"gvisor.dev/gvisor/pkg/urpc"
+	"gvisor.dev/gvisor/runsc/boot"
+)
+
+// What the engine asks of a sentry over its control socket.
+
+// boot starts the agent in an empty sentry: from snapshot, or cold. It returns
+// when the sentry has accepted; ready waits for the agent. net is used up.
+func (s *sentry) boot(snapshot string, net *boot.CreateLinksAndRoutesArgs) error {
+	defer func() {
+		for _, f := range net.FilePayload.Files {
+			f.Close()
+		}
+	}()
+	// The agent may read the byte whenever it comes to life.
+	if _, err := s.poke.Write([]byte{'?'}); err != nil {
+		return fmt.Errorf("poke agent: %w", err)
+	}
+	conn, err := s.connect()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.Call(boot.ContMgrCreateLinksAndRoutes, net, nil); err != nil {
+		return fmt.Errorf("set up network: %w", err)
+	}
+	if snapshot == "" {
+		if err := conn.Call(boot.ContMgrRootContainerStart, &s.box.ID, nil); err != nil {
+			return fmt.Errorf("start agent: %w", err)
+		}
+		return nil
+	}
+	files, err := openCheckpoint(snapshot, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer closeAll(files)
+	err = conn.Call(boot.ContMgrRestore, &boot.RestoreOpts{
+		FilePayload:   urpc.FilePayload{Files: files},
+		HavePagesFile: true,
+		Background:    true, // pages follow while the sandbox runs already
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	return nil
+}
+
+// ready waits for the agent's answer and closes the pipes.
+func (s *sentry) ready(ctx context.Context) error {
+	defer s.closePipes()
+	stop := context.AfterFunc(ctx, func() { s.answer.SetReadDeadline(longAgo) })
+	defer stop()
+	_, err := io.ReadFull(s.answer, make([]byte, 1))
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("wait for agent: %w", err)
+	}
+	return nil
+}
+
+// checkpoint saves memory and files to an empty folder and goes on running.
+func (s *sentry) checkpoint(dir string) error {
+	files, err := openCheckpoint(dir, os.O_CREATE|os.O_EXCL|os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer closeAll(files)
+	conn, err := s.connect()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	err = conn.Call(boot.ContMgrCheckpoint, &control.SaveOpts{
+		// Compressed, it would be one file that can't be restored lazily.
+		Metadata:      statefile.CompressionLevelNone.ToMetadata(),
+		HavePagesFile: true,
+		FilePayload:   urpc.FilePayload{Files: files},
+		Resume:        true,
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}
+
+// openCheckpoint opens a checkpoint's files in the order that gVisor wants.
+func openCheckpoint(dir string, flags int) ([]*os.File, error) {
+	var files []*os.File
+	for _, name := range []string{checkpointfiles.StateFileName, checkpointfiles.PagesMetadataFileName, checkpointfiles.PagesFileName} {
+		f, err := os.OpenFile(filepath.Join(dir, name), flags, 0o644)
+		if err != nil {
+			closeAll(files)
+			return nil, fmt.Errorf("open checkpoint: %w", err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+func (s *sentry) closePipes() {
+	for _, f := range []**os.File{&s.poke, &s.answer} {
+		if *f != nil {
+			(*f).Close()
+			*f = nil
+		}
+	}
+}
+
+// connect opens the control socket, whose path may be too long for an address.
+//
+// The library opens it without close-on-exec. Inherited by a sentry that is
+// created at this moment, it would let that one command this one; so no process
+// is started until the mark is set.
+func (s *sentry) connect() (*urpc.Client, error) {
+	f, err := os.OpenFile(s.box.ControlSocketPath, unix.O_PATH, 0)
+	if err != nil {
+		return nil, fmt.Errorf("connect to sentry: %w", err)
+	}
+	defer f.Close()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	conn, err := client.ConnectTo("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	if err == nil {
+		err = closeAllOnExec()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to sentry: %w", err)
+	}
+	return conn, nil
+}
+
+// closeAllOnExec marks every descriptor of this process but the first three.
+// Processes we start are given theirs by name.
+func closeAllOnExec() error {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, entry := range fds {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd) // one that is closed by now is no concern
+		}
+	}
+	return nil
+}
