@@ -24,13 +24,13 @@ func (c *Client) Events(ctx context.Context, id, after string) iter.Seq2[api.Eve
 			if after != "" {
 				cl.header = http.Header{api.HeaderLastEventID: {after}}
 			}
-			broken := errStreamEnded
+			broken, silent := errStreamEnded, true
 			for raw, err := range c.events(ctx, cl) {
 				if err != nil {
 					broken = err
 					break
 				}
-				attempt = 0
+				attempt, silent = 0, false
 				var ev api.Event
 				if err := json.Unmarshal(raw.data, &ev); err != nil {
 					yield(api.Event{}, fmt.Errorf("event stream: %w", err))
@@ -63,6 +63,11 @@ func (c *Client) Events(ctx context.Context, id, after string) iter.Seq2[api.Eve
 				return
 			case state == api.StateDestroyed || state == api.StateError:
 				return
+			case silent && errors.Is(broken, errStreamEnded):
+				// Nothing has happened since after: maybe because that was the end.
+				if sb, err := c.Get(ctx, id); err == nil && (sb.State == api.StateDestroyed || sb.State == api.StateError) {
+					return
+				}
 			}
 			if err := wait(ctx, backoff(attempt, broken)); err != nil {
 				yield(api.Event{}, err)

@@ -32,6 +32,7 @@ type Config struct {
 	WarmPool      int    // restored members of the default template kept ready
 	EmptySlots    int    // created sentries that hold nothing yet, kept ready
 	MaxTimeout    time.Duration
+	AllowAlwaysOn bool          // sandboxes without a hard limit of running time
 	CreateWait    time.Duration // how long a create waits for "running" before it answers
 	EgressAllow   []netip.Prefix
 	Nameservers   []netip.Addr // empty: the host's own resolvers
@@ -76,6 +77,7 @@ func (c *Config) bind(f *pflag.FlagSet) {
 	f.IntVar(&c.WarmPool, "warm-pool", 4, "restored sandboxes of the default template kept ready (about 20 MiB each)")
 	f.IntVar(&c.EmptySlots, "empty-slots", 4, "empty sentries kept ready for a restore (about 12 MiB each)")
 	f.DurationVar(&c.MaxTimeout, "max-timeout", 24*time.Hour, "longest timeout_sec a sandbox may ask for")
+	f.BoolVar(&c.AllowAlwaysOn, "allow-always-on", true, "allow sandboxes that --max-timeout does not end")
 	f.DurationVar(&c.CreateWait, "create-wait", 2*time.Second, "how long a create waits for \"running\" before it answers")
 	f.Var(&listValue[netip.Prefix]{&c.EgressAllow, netip.ParsePrefix}, "egress-allow", "comma-separated CIDRs sandboxes may reach beyond the default policy")
 	f.Var(&listValue[netip.Addr]{&c.Nameservers, netip.ParseAddr}, "nameservers", "comma-separated DNS servers for sandboxes (default the host's)")
@@ -163,8 +165,8 @@ func (c *Config) check() error {
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		bad("log-format", "%q is neither text nor json", c.LogFormat)
 	}
-	if c.BootstrapKey != "" && (!strings.HasPrefix(c.BootstrapKey, "msk_") || len(c.BootstrapKey) < 20) {
-		bad("SILICA_BOOTSTRAP_KEY", "must begin with msk_ and have at least 20 characters")
+	if c.BootstrapKey != "" && (!strings.HasPrefix(c.BootstrapKey, "msk_") || len(c.BootstrapKey) <= len("msk_")) {
+		bad("SILICA_BOOTSTRAP_KEY", "must begin with msk_ and go on")
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)

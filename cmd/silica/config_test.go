@@ -29,7 +29,7 @@ func load(t *testing.T, args []string, env map[string]string, file string) (Conf
 func TestConfigPrecedence(t *testing.T) {
 	const file = "listen: 127.0.0.1:3\nwarm_pool: 3\nrate_limit: 0\nbuild:\n  apt_mirror: file\negress_allow: [10.1.0.0/16, 10.2.0.0/16]\n"
 	c, err := load(t, []string{"--listen=127.0.0.1:1"}, map[string]string{
-		"SILICA_LISTEN": "127.0.0.1:2", "SILICA_WARM_POOL": "2", "SILICA_CREATE_WAIT": "5s", "SILICA_BOOTSTRAP_KEY": "msk_0123456789abcdef",
+		"SILICA_LISTEN": "127.0.0.1:2", "SILICA_WARM_POOL": "2", "SILICA_CREATE_WAIT": "5s", "SILICA_ALLOW_ALWAYS_ON": "false", "SILICA_BOOTSTRAP_KEY": "msk_0123456789abcdef",
 	}, file)
 	if err != nil {
 		t.Fatal(err)
@@ -45,6 +45,7 @@ func TestConfigPrecedence(t *testing.T) {
 		{"list in the file", c.EgressAllow, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.2.0.0/16")}},
 		{"duration", c.CreateWait, 5 * time.Second},
 		{"default", c.MaxSandboxes, 10},
+		{"a switch that is off", c.AllowAlwaysOn, false},
 		{"key from the environment", c.BootstrapKey, "msk_0123456789abcdef"},
 	} {
 		if !reflect.DeepEqual(c.got, c.want) {

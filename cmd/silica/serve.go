@@ -49,6 +49,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return fmt.Errorf("make the data folder: %w", err)
 	}
+	spareUs(log)
 	unlock, err := lockData(c.Data)
 	if err != nil {
 		return err
@@ -118,10 +119,10 @@ func runServe(ctx context.Context, c Config) (err error) {
 
 	super = supervisor.New(supervisor.Config{
 		Template: defaultTemplate, MaxSandboxes: c.MaxSandboxes, WarmPool: c.WarmPool, EmptySlots: c.EmptySlots,
-		MaxTimeout: c.MaxTimeout, CreateWait: c.CreateWait, Nameservers: nameservers(c),
+		MaxTimeout: c.MaxTimeout, ForbidAlwaysOn: !c.AllowAlwaysOn, CreateWait: max(c.CreateWait, 1), Nameservers: nameservers(c),
 		// The largest named size; sizes in numbers have narrower caps on their wire.
 		Max: sandbox.Resources{MilliCPU: 16 * sandbox.Core, Memory: 32768 * sandbox.MiB, Disk: 81920 * sandbox.MiB},
-	}, supervisor.Deps{Store: rows, Templates: rows, Driver: driver, Events: events, Builds: catalogue, Log: log})
+	}, supervisor.Deps{Store: rows, Templates: rows, Driver: driver, Events: events, Builds: catalogue, Capacity: newCapacity(c.Data), Log: log})
 	defer super.Close()
 
 	ready := make(chan struct{})
@@ -151,13 +152,17 @@ func runServe(ctx context.Context, c Config) (err error) {
 		events.Close(sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is shutting down"))
 	}()
 
+	// Nothing may be under way when artifacts no row names are deleted; what
+	// recovery goes on with may wait for the template; and the builder's own
+	// sandboxes, which no row owns, must come after recovery.
+	if err := build.Sweep(ctx); err != nil {
+		return err
+	}
+	catalogue.Expect(recipe.Slug)
 	if err := super.Recover(ctx); err != nil {
 		return err
 	}
 	close(ready)
-	if err := build.Sweep(ctx); err != nil {
-		return err
-	}
 	catalogue.Build(recipe)
 
 	select {
@@ -165,6 +170,17 @@ func runServe(ctx context.Context, c Config) (err error) {
 		return err
 	case <-ctx.Done():
 		return nil
+	}
+}
+
+// ownOOMScore makes the kernel end sandboxes before the server when memory runs
+// out. The engine inherits it, and gives its sandboxes a high one.
+const ownOOMScore = "-900"
+
+// spareUs sets ownOOMScore. A server that may not runs as well without.
+func spareUs(log *slog.Logger) {
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(ownOOMScore), 0); err != nil {
+		log.Warn("when memory runs out the kernel may end the server before sandboxes", "err", err)
 	}
 }
 

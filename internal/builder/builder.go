@@ -61,6 +61,9 @@ type Config struct {
 type Builder struct {
 	Config
 	now func() time.Time // a test's clock
+	// bench has room for one: snapshots are made one after the other, so that
+	// they leave the machine to those who wait for a start.
+	bench chan struct{}
 
 	mu      sync.Mutex
 	status  map[string]Status // by slug
@@ -68,12 +71,13 @@ type Builder struct {
 	flights map[string]*flight // by template and key
 	tries   map[string]*tries
 	owned   map[sandbox.ID]bool
+	own     map[string]bool // names of the snapshots of templates' own sizes
 }
 
 // New returns a builder that has done nothing yet.
 func New(c Config) *Builder {
-	return &Builder{Config: c, now: time.Now, status: map[string]Status{}, told: map[string]told{},
-		flights: map[string]*flight{}, tries: map[string]*tries{}, owned: map[sandbox.ID]bool{}}
+	return &Builder{Config: c, now: time.Now, bench: make(chan struct{}, 1), status: map[string]Status{}, told: map[string]told{},
+		flights: map[string]*flight{}, tries: map[string]*tries{}, owned: map[sandbox.ID]bool{}, own: map[string]bool{}}
 }
 
 // Owns tells whether id is a sandbox the builder is using just now. No row
@@ -121,7 +125,10 @@ func (b *Builder) ensure(ctx context.Context, r Recipe) (sandbox.Template, error
 			return sandbox.Template{}, err
 		}
 	}
-	if _, ok := b.Driver.(runtime.Snapshotter); ok {
+	if driver, ok := b.Driver.(runtime.Snapshotter); ok {
+		b.mu.Lock()
+		b.own[nameOf(t.Slug, t.Revision, driver.SnapshotKey(r.Resources()))] = true
+		b.mu.Unlock()
 		if _, err := b.Seed(ctx, t, r.Resources(), ""); err != nil {
 			return sandbox.Template{}, err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -246,6 +247,61 @@ func TestSeedOnceForMany(t *testing.T) {
 	}
 	if got := w.starts() - before; got != 2 {
 		t.Errorf("%d starts, want 2", got)
+	}
+}
+
+func TestSnapshotsAreMadeOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		tmpl := ensure(t, w, recipe)
+		var busy, most atomic.Int32
+		w.driver.Set(runtimetest.Knobs{Snapshot: func(context.Context, sandbox.ID) error {
+			n := busy.Add(1)
+			defer busy.Add(-1)
+			most.Store(max(n, most.Load()))
+			time.Sleep(5 * time.Millisecond) // what another would need to get here
+			return nil
+		}})
+		var wg sync.WaitGroup
+		for i := range int64(6) {
+			res := recipe.Resources()
+			res.Disk *= 2 + i
+			wg.Go(func() {
+				if _, err := w.Seed(t.Context(), tmpl, res, ""); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if most.Load() != 1 {
+			t.Errorf("%d at once, want 1", most.Load())
+		}
+		// Whoever gives up waiting for the bench leaves nothing.
+		w.bench <- struct{}{}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errors.New("no time for this"))
+		res := recipe.Resources()
+		res.Disk *= 100
+		if _, err := w.Seed(ctx, tmpl, res, ""); err == nil || len(w.flights) != 0 {
+			t.Errorf("who gave up: %v, flights %v", err, w.flights)
+		}
+		<-w.bench
+	})
+}
+
+func TestTriesAreForgotten(t *testing.T) {
+	w := newWorld(t)
+	tmpl := ensure(t, w, recipe)
+	for i := range int64(5) {
+		w.pass(calm)
+		res := recipe.Resources()
+		res.Disk *= 2 + i
+		if _, err := w.Seed(t.Context(), tmpl, res, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(w.tries) != 1 {
+		t.Errorf("%d keys held, want the last: %v", len(w.tries), w.tries)
 	}
 }
 

@@ -20,9 +20,16 @@ type Catalogue struct {
 	stop context.CancelCauseFunc
 	work sync.WaitGroup
 
-	mu    sync.Mutex
-	built map[string]*built // by slug
+	turn chan struct{} // has room for one: who may ask for a snapshot of a size that is not a template's own
+
+	mu      sync.Mutex
+	built   map[string]*built // by slug
+	remakes map[string]bool   // snapshots asked for, by name
 }
+
+// maxRemakes bounds the snapshots that wait to be made. Tenants choose sizes, and
+// each is another snapshot; what is refused is asked for again by the next start.
+const maxRemakes = 16
 
 // built is one template under way; done is closed when the rest is set.
 type built struct {
@@ -34,30 +41,56 @@ type built struct {
 // NewCatalogue returns a catalogue in which nothing is being built. changed is
 // called whenever a template or a snapshot has become usable.
 func NewCatalogue(b *Builder, changed func()) *Catalogue {
-	c := &Catalogue{builder: b, changed: changed, built: map[string]*built{}}
+	c := &Catalogue{builder: b, changed: changed, turn: make(chan struct{}, 1), built: map[string]*built{}, remakes: map[string]bool{}}
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
 	return c
 }
 
 // Close ends what is under way and waits for it.
 func (c *Catalogue) Close() {
+	c.mu.Lock() // nothing begins after this
 	c.stop(sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is shutting down"))
+	c.mu.Unlock()
 	c.work.Wait()
 }
 
-// Build makes a template ready, trying until it succeeds. It returns at once.
-func (c *Catalogue) Build(r Recipe) {
-	b := &built{done: make(chan struct{})}
+// Expect says that Build will be called for a template: from now on those who
+// ask wait for it. Call it before anybody can ask, as Build itself may have to
+// wait for recovery.
+func (c *Catalogue) Expect(slug string) { c.entry(slug) }
+
+// entry returns the template under way of that slug, making it if need be.
+func (c *Catalogue) entry(slug string) *built {
 	c.mu.Lock()
-	c.built[r.Slug] = b
-	c.mu.Unlock()
-	c.work.Go(func() {
+	defer c.mu.Unlock()
+	b := c.built[slug]
+	if b == nil {
+		b = &built{done: make(chan struct{})}
+		c.built[slug] = b
+	}
+	return b
+}
+
+// Build makes a template ready, trying until it succeeds. It returns at once.
+// Call it once for each.
+func (c *Catalogue) Build(r Recipe) {
+	b := c.entry(r.Slug)
+	c.begin(func() {
 		b.template, b.err = c.builder.Maintain(c.ctx, r)
 		close(b.done)
 		if b.err == nil {
 			c.changed()
 		}
 	})
+}
+
+// begin runs f as a goroutine that Close waits for, unless that has begun.
+func (c *Catalogue) begin(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() == nil {
+		c.work.Go(f)
+	}
 }
 
 func (c *Catalogue) find(slug string) *built {
@@ -96,13 +129,23 @@ func (c *Catalogue) Await(ctx context.Context, slug string) (sandbox.Template, e
 
 // Remake has the snapshot of t for this size made, or made again when broken
 // names one that could not be restored. It returns at once; asking while it is
-// being made changes nothing.
+// being made, or while too many wait, changes nothing.
 func (c *Catalogue) Remake(t sandbox.Template, res sandbox.Resources, broken sandbox.Ref) {
-	if c.ctx.Err() != nil {
+	name, own := c.builder.snapshotName(t, res)
+	c.mu.Lock()
+	refused := c.remakes[name] || len(c.remakes) >= maxRemakes && !own
+	if !refused {
+		c.remakes[name] = true
+	}
+	c.mu.Unlock()
+	if refused {
 		return
 	}
-	c.work.Go(func() {
-		_, err := c.builder.Seed(c.ctx, t, res, broken)
+	c.begin(func() {
+		err := c.remake(t, res, broken, own)
+		c.mu.Lock()
+		delete(c.remakes, name)
+		c.mu.Unlock()
 		switch {
 		case err == nil:
 			c.changed()
@@ -110,4 +153,19 @@ func (c *Catalogue) Remake(t sandbox.Template, res sandbox.Resources, broken san
 			c.builder.Log.Warn("snapshot not made; starts of this size are cold", "template", t.Slug, "err", err)
 		}
 	})
+}
+
+// remake waits for its turn, unless the snapshot is the template's own, which
+// must not stand in line behind whatever tenants ask for.
+func (c *Catalogue) remake(t sandbox.Template, res sandbox.Resources, broken sandbox.Ref, own bool) error {
+	if !own {
+		select {
+		case c.turn <- struct{}{}:
+			defer func() { <-c.turn }()
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		}
+	}
+	_, err := c.builder.Seed(c.ctx, t, res, broken)
+	return err
 }

@@ -3,6 +3,8 @@ package builder
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"silica.dev/silica/internal/runtime"
@@ -15,6 +17,10 @@ const seedTimeout = 3 * time.Minute
 // calm is how long nothing must have been made for a key until the next try
 // counts as the first again.
 const calm = 10 * time.Minute
+
+// maxOtherSizes bounds how many snapshots of a template are kept for sizes that are
+// not its own. Tenants choose those, and each takes room on the host.
+const maxOtherSizes = 16
 
 // flight is one snapshot being made; done is closed when the rest is set.
 type flight struct {
@@ -43,7 +49,7 @@ func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Reso
 		return sandbox.Snapshot{}, sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "this runtime keeps no snapshots")
 	}
 	key := driver.SnapshotKey(res)
-	name := t.Slug + " " + t.Revision + " " + key
+	name := nameOf(t.Slug, t.Revision, key)
 	for {
 		b.mu.Lock()
 		f := b.flights[name]
@@ -71,6 +77,39 @@ func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Reso
 	}
 }
 
+func nameOf(slug, revision, key string) string { return slug + " " + revision + " " + key }
+
+// snapshotName names the snapshot of t for a size. own says that the size is the
+// template's.
+func (b *Builder) snapshotName(t sandbox.Template, res sandbox.Resources) (name string, own bool) {
+	if driver, ok := b.Driver.(runtime.Snapshotter); ok {
+		name = nameOf(t.Slug, t.Revision, driver.SnapshotKey(res))
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return name, b.own[name]
+}
+
+// trim forgets the oldest snapshots of a template for sizes that are not its own,
+// when there are too many.
+func (b *Builder) trim(ctx context.Context, t sandbox.Template) {
+	all, err := b.Store.Snapshots(ctx)
+	if err != nil {
+		b.Log.Warn("snapshots not counted", "template", t.Slug, "err", err)
+		return
+	}
+	b.mu.Lock()
+	all = slices.DeleteFunc(all, func(s sandbox.Snapshot) bool {
+		return s.Template != t.Slug || s.Revision != t.Revision || b.own[nameOf(s.Template, s.Revision, s.Key)]
+	})
+	b.mu.Unlock()
+	slices.SortFunc(all, func(a, b sandbox.Snapshot) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	for _, s := range all[min(len(all), maxOtherSizes):] {
+		b.Log.Info("forgetting the snapshot of a size for newer ones", "template", t.Slug, "key", s.Key)
+		b.forget(ctx, s.Ref)
+	}
+}
+
 // seedRequest says which snapshot to make.
 type seedRequest struct {
 	template sandbox.Template
@@ -91,6 +130,12 @@ func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRe
 	if err := b.admit(q); err != nil {
 		return sandbox.Snapshot{}, err
 	}
+	select {
+	case b.bench <- struct{}{}:
+		defer func() { <-b.bench }()
+	case <-ctx.Done():
+		return sandbox.Snapshot{}, context.Cause(ctx)
+	}
 	if have.Ref != "" {
 		b.forget(ctx, have.Ref)
 	}
@@ -110,6 +155,7 @@ func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRe
 		return sandbox.Snapshot{}, err
 	}
 	b.Log.Info("snapshot made", "template", s.Template, "key", s.Key, "ref", s.Ref, "took", b.now().Sub(began))
+	b.trim(ctx, q.template)
 	return s, nil
 }
 
@@ -136,6 +182,8 @@ func (b *Builder) admit(q seedRequest) error {
 func (b *Builder) note(name string, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	// What has calmed down counts for nothing: only keys of late are held.
+	maps.DeleteFunc(b.tries, func(_ string, t *tries) bool { return b.now().Sub(t.last) >= calm })
 	t := b.tries[name]
 	if t == nil {
 		t = &tries{}

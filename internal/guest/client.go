@@ -286,6 +286,9 @@ func (c *Client) put(ctx context.Context, method, u string, body io.Reader) (int
 }
 
 func (c *Client) send(ctx context.Context, method, u string, body io.Reader) (w written, err error) {
+	if body != nil {
+		body = bulk{body}
+	}
 	req, err := http.NewRequestWithContext(ctx, method, u, body)
 	if err != nil {
 		return w, fmt.Errorf("%s: %w", method, err)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -37,8 +38,10 @@ type Config struct {
 	Allow []netip.Prefix
 	// Resolvers are reachable on port 53 wherever they are, also on the host.
 	Resolvers []netip.Addr
-	// MaxConnections bounds the tracked connections of one sandbox. Default 4096.
+	// MaxConnections bounds the tracked connections of one sandbox. Default: a
+	// share of what the host's kernel tracks at all, 256 to 4096.
 	MaxConnections int
+	Log            *slog.Logger // nil: none
 }
 
 var validName = regexp.MustCompile(`^[a-z0-9]{1,8}$`)
@@ -56,8 +59,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MTU == 0 {
 		c.MTU = 1500
 	}
-	if c.MaxConnections == 0 {
-		c.MaxConnections = 4096
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.Prefix = c.Prefix.Masked()
 	if !c.Prefix.Addr().Is4() || c.Prefix.Bits() > 30 || c.Prefix.Bits() < 8 {

@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -249,6 +250,33 @@ func TestConnectionLimit(t *testing.T) {
 	}
 	if _, err := dial(t, b, publicAddr, port); err != nil {
 		t.Errorf("another sandbox suffers: %v", err)
+	}
+}
+
+func TestConnectionsAreAShareOfTheHosts(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "max")
+	for _, c := range []struct {
+		text  string
+		want  int
+		known bool
+	}{
+		{"", 256, false}, {"8192\n", 256, true}, {"65536\n", 512, true}, {"262144\n", 2048, true}, {"9999999\n", 4096, true},
+	} {
+		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, known := connections(file); got != c.want || known != c.known {
+			t.Errorf("of %q: %d, %v; want %d, %v", c.text, got, known, c.want, c.known)
+		}
+	}
+	if got, known := connections(file + ".missing"); got != 256 || known {
+		t.Errorf("without the file: %d, %v", got, known)
+	}
+	w := newWorld(t, Config{})
+	want, _ := connections(conntrackMax)
+	rules, err := nft(t.Context(), "", "list", "chain", "inet", w.table(), "count")
+	if err != nil || !strings.Contains(rules, fmt.Sprintf("ct count over %d ", want)) {
+		t.Errorf("the policy does not say %d: %v\n%s", want, err, rules)
 	}
 }
 

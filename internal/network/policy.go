@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 
@@ -131,10 +132,17 @@ func (n *Network) devices() string { return n.cfg.NamePrefix + "-*" }
 // connections that are open stay open. Unavailable if the host can't do it.
 func (n *Network) Setup(ctx context.Context) error {
 	// Policy first: no moment with forwarding and without it.
+	_, known := connections(conntrackMax)
 	err := n.install(ctx, true)
+	if err == nil && n.cfg.MaxConnections == 0 && !known {
+		err = n.install(ctx, true) // the table of connections came with the first rule for it
+	}
 	if err != nil {
 		// Perhaps a kernel that can't count connections.
-		err = n.install(ctx, false)
+		counting := err
+		if err = n.install(ctx, false); err == nil {
+			n.cfg.Log.Warn("the kernel can't bound the connections of a sandbox: one can fill the host's table", "err", counting)
+		}
 	}
 	if err != nil {
 		return sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the host's packet filter refused the sandbox policy").Because(err)
@@ -148,12 +156,40 @@ func (n *Network) Setup(ctx context.Context) error {
 	return n.openForward(ctx)
 }
 
+// conntrackMax holds how many connections the kernel tracks for all.
+const conntrackMax = "/proc/sys/net/netfilter/nf_conntrack_max"
+
+// Bounds of a sandbox's share of the connections that the kernel tracks.
+const (
+	shareOfConnections = 128
+	leastConnections   = 256
+	mostConnections    = 4096
+)
+
+// connections is a sandbox's share of what file says; the least there is, and
+// false, if it says nothing.
+func connections(file string) (share int, known bool) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return leastConnections, false
+	}
+	all, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return leastConnections, false
+	}
+	return max(leastConnections, min(mostConnections, all/shareOfConnections)), true
+}
+
 func (n *Network) install(ctx context.Context, count bool) error {
+	most := n.cfg.MaxConnections
+	if most == 0 {
+		most, _ = connections(conntrackMax)
+	}
 	var text bytes.Buffer
 	err := rules.Execute(&text, map[string]any{
 		"Table": n.table(), "Devices": n.devices(), "Prefix": n.cfg.Prefix,
 		"Closed": strings.Join(closed, ", "), "Allowed": join(n.cfg.Allow), "Resolvers": join(resolvers4(n.cfg.Resolvers)),
-		"Count": count, "Max": n.cfg.MaxConnections,
+		"Count": count, "Max": most,
 	})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"slices"
 
 	"silica.dev/silica/api"
 	"silica.dev/silica/sandbox"
@@ -40,11 +41,7 @@ func (s *Server) listTenants(w http.ResponseWriter, r *http.Request, _ sandbox.C
 	if err != nil {
 		return err
 	}
-	all := make([]api.Tenant, 0, len(found))
-	for _, t := range found {
-		all = append(all, wireTenant(t))
-	}
-	return writeList(w, r, all)
+	return writeList(w, r, found, wireTenant)
 }
 
 func (s *Server) deleteTenant(w http.ResponseWriter, r *http.Request, _ sandbox.Caller) error {
@@ -124,11 +121,7 @@ func (s *Server) listKeys(w http.ResponseWriter, r *http.Request, c sandbox.Call
 	if err != nil {
 		return err
 	}
-	all := make([]api.Key, 0, len(found))
-	for _, k := range found {
-		all = append(all, wireKey(k))
-	}
-	return writeList(w, r, all)
+	return writeList(w, r, found, wireKey)
 }
 
 func (s *Server) deleteKey(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
@@ -137,6 +130,16 @@ func (s *Server) deleteKey(w http.ResponseWriter, r *http.Request, c sandbox.Cal
 		return err
 	}
 	id := param(r, "id")
+	if !c.Admin {
+		// Whoever shares a tenant with an administrator must not lock them out.
+		keys, err := s.deps.Accounts.Keys(r.Context(), tenant)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(keys, func(k sandbox.Key) bool { return k.ID == id && k.Admin }) {
+			return sandbox.E(sandbox.Forbidden, sandbox.CodeForbidden, "only an admin key may delete admin keys")
+		}
+	}
 	if err := s.deps.Accounts.DeleteKey(r.Context(), tenant, id); err != nil {
 		return err
 	}

@@ -190,11 +190,12 @@ func TestClientFollowsEvents(t *testing.T) {
 	id := create(t, base, `{}`)
 	c := connectClient(t, base, keyA)
 	var states []string
+	last := ""
 	for ev, err := range c.Events(t.Context(), id, "") {
 		if err != nil {
 			t.Fatal(err)
 		}
-		states = append(states, ev.State)
+		states, last = append(states, ev.State), ev.ID
 		switch len(states) {
 		case 1:
 			w.awaitFollower()
@@ -211,6 +212,12 @@ func TestClientFollowsEvents(t *testing.T) {
 	}
 	if _, err := c.Get(t.Context(), id); err != nil {
 		t.Error(err)
+	}
+	// Going on from the last event of all is an end, too.
+	bounded, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	for ev, err := range c.Events(bounded, id, last) {
+		t.Errorf("after the end: %+v, %v", ev, err)
 	}
 	for _, err := range c.Events(t.Context(), "sbx_none", "") {
 		if !client.IsNotFound(err) {

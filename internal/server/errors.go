@@ -68,7 +68,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 			return
 		}
 	}
-	if status != http.StatusUnauthorized { // strangers get no patience
+	if rec == nil || !rec.curt {
 		drain(r)
 	}
 	id := requestID(r)
@@ -84,6 +84,15 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	writeJSON(w, status, body)
+}
+
+// turnAway refuses who is not known, or has too much under way already. They
+// get no patience.
+func (s *Server) turnAway(w http.ResponseWriter, r *http.Request, err error) {
+	if rec, ok := w.(*response); ok {
+		rec.curt = true
+	}
+	s.fail(w, r, err)
 }
 
 // drain reads what is left of a refused upload, within bounds, because many

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"net/http"
 	"strings"
 	"time"
@@ -30,12 +29,12 @@ const watchdog = 10 * time.Second
 const partialOutput = 64 << 10
 
 // parseExec reads the body of both exec routes.
-func parseExec(r *http.Request) (*guestpb.StartRequest, error) {
+func parseExec(r *http.Request) (command string, req *guestpb.StartRequest, err error) {
 	f, err := readFields(r)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	command := f.text(maxCommand, "command")
+	command = f.text(maxCommand, "command")
 	if command == "" {
 		f.reject("command", "must not be empty")
 	}
@@ -48,49 +47,12 @@ func parseExec(r *http.Request) (*guestpb.StartRequest, error) {
 	default:
 		timeout = min(timeout, maxExecTimeout) * 1000
 	}
-	req := &guestpb.StartRequest{
-		Args:      []string{"", "-c", command},
+	req = &guestpb.StartRequest{
 		Cwd:       f.text(maxPath, "working_dir", "cwd", "dir"),
 		Env:       f.env("env"),
 		TimeoutMs: min(timeout, maxExecTimeout*1000),
 	}
-	return req, f.err
-}
-
-// shells are tried in this order: users expect bash, and not every image has it.
-var shells = []string{"/bin/bash", "/bin/sh"}
-
-// runShell runs a command with the first shell there is. An agent says of a
-// program that could not be run that it started as process 0.
-func runShell(ctx context.Context, g *guest.Client, req *guestpb.StartRequest) iter.Seq2[*guestpb.ProcessEvent, error] {
-	return func(yield func(*guestpb.ProcessEvent, error) bool) {
-		for i, shell := range shells {
-			req.Args[0] = shell
-			begun, missing := false, false
-			for ev, err := range g.Start(ctx, req) {
-				if !begun && i+1 < len(shells) && (err != nil && absent(err) || err == nil && neverRan(ev)) {
-					missing = true
-					break
-				}
-				begun = true
-				if !yield(ev, err) {
-					return
-				}
-			}
-			if !missing {
-				return
-			}
-		}
-	}
-}
-
-func neverRan(ev *guestpb.ProcessEvent) bool {
-	started := ev.GetStarted()
-	return started != nil && started.Pid == 0
-}
-
-func absent(err error) bool {
-	return sandbox.HasCode(err, sandbox.CodeFileNotFound) || sandbox.HasCode(err, sandbox.CodeNotFound)
+	return command, req, f.err
 }
 
 var (
@@ -103,18 +65,19 @@ var (
 
 // execution is a command that has been admitted.
 type execution struct {
-	id     string
-	sb     sandbox.Sandbox
-	guest  *guest.Client
-	req    *guestpb.StartRequest
-	ctx    context.Context // ends with the client, the sandbox, the time, or the server
-	cancel context.CancelFunc
-	start  time.Time
+	id      string
+	sb      sandbox.Sandbox
+	guest   *guest.Client
+	command string
+	req     *guestpb.StartRequest // without Args: runCommand sets them
+	ctx     context.Context       // ends with the client, the sandbox, the time, or the server
+	cancel  context.CancelFunc
+	start   time.Time
 }
 
 // admit reads the request and gets hold of the sandbox. Call cancel in the end.
 func (s *Server) admit(r *http.Request, c sandbox.Caller) (*execution, error) {
-	req, err := parseExec(r)
+	command, req, err := parseExec(r)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +85,7 @@ func (s *Server) admit(r *http.Request, c sandbox.Caller) (*execution, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &execution{id: sandbox.NewName("exec_"), sb: sb, guest: g, req: req, start: time.Now()}
+	x := &execution{id: sandbox.NewName("exec_"), sb: sb, guest: g, command: command, req: req, start: time.Now()}
 	ctx, cancel := context.WithCancelCause(ctx)
 	limit := time.Duration(req.TimeoutMs)*time.Millisecond + watchdog
 	ctx, stop := context.WithTimeoutCause(ctx, limit, errExecTime)
@@ -137,7 +100,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request, c sandbox.Caller) 
 		return err
 	}
 	defer x.cancel()
-	out := newOutput(s.cfg.MaxOutput, &s.execMemory, s.cfg.ExecMemory)
+	out := newOutput(s.cfg.MaxOutput, s.execMemory, c.Tenant)
 	defer out.release()
 	exit, err := s.collect(x, out)
 	if err == nil && exit.TimedOut {
@@ -157,7 +120,8 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request, c sandbox.Caller) 
 func (s *Server) collect(x *execution, out *output) (*guestpb.ProcessEvent_Exited, error) {
 	shown := &live{publish: s.deps.Events.Publish, sandbox: x.sb, execID: x.id}
 	defer shown.close()
-	for ev, err := range runShell(x.ctx, x.guest, x.req) {
+	var brake brake
+	for ev, err := range runCommand(x.ctx, x.guest, x) {
 		if err != nil {
 			return nil, err
 		}
@@ -165,6 +129,9 @@ func (s *Server) collect(x *execution, out *output) (*guestpb.ProcessEvent_Exite
 		case *guestpb.ProcessEvent_Output_:
 			out.add(e.Output.Stream, e.Output.Data)
 			shown.add(e.Output.Stream, e.Output.Data)
+			if out.truncated {
+				brake.hold(x.ctx, len(e.Output.Data))
+			}
 		case *guestpb.ProcessEvent_Exited_:
 			return e.Exited, nil
 		}
@@ -207,12 +174,13 @@ type execHead struct {
 func writeExec(w http.ResponseWriter, x *execution, exit *guestpb.ProcessEvent_Exited, out *output) {
 	head, err := json.Marshal(execHead{
 		SandboxID: string(x.sb.ID), ExecID: x.id, ExitCode: exit.ExitCode, Success: exit.ExitCode == 0,
-		Signal: exit.Signal, OutOfMemory: exit.OutOfMemory, Truncated: out.truncated,
+		Signal: cutText(exit.Signal, 32), OutOfMemory: exit.OutOfMemory, Truncated: out.truncated,
 		DurationMS: time.Since(x.start).Milliseconds(),
 	})
 	if err != nil {
 		panic(fmt.Sprintf("exec result can't be encoded: %v", err))
 	}
+	bound(w, out.size())
 	w.Header().Set("Content-Type", "application/json")
 	bw := bufio.NewWriterSize(w, 32<<10)
 	object := func() {

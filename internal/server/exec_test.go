@@ -10,8 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,13 +32,13 @@ func ok(p *process) { p.exit(&guestpb.ProcessEvent_Exited{}) }
 func TestExecAnswer(t *testing.T) {
 	w, _, base := serveWorld(t, Config{})
 	id := create(t, base, `{}`)
-	w.agent.on("c", func(p *process) {
+	w.agent.on("c; exit 3", func(p *process) {
 		_ = p.stdout("2\n")
 		_ = p.stderr("warn\x00<>\n")
 		_ = p.stdout("é")
 		p.exit(&guestpb.ProcessEvent_Exited{ExitCode: 3})
 	})
-	a := request(t, "POST", base+"/api/v1/sandboxes/"+id+"/exec", `{"command":"c","working_dir":"/tmp","env":{"A":"1"},"timeout":5}`)
+	a := request(t, "POST", base+"/api/v1/sandboxes/"+id+"/exec", `{"command":"c; exit 3","working_dir":"/tmp","env":{"A":"1"},"timeout":5}`)
 	for _, o := range []map[string]any{a.body, a.body["data"].(map[string]any)} {
 		for k, want := range map[string]any{
 			"sandbox_id": id, "stdout": "2\né", "stderr": "warn\x00<>\n", "output": "2\nwarn\x00<>\né", "exit_code": 3.0, "success": false, "truncated": false,
@@ -61,10 +61,25 @@ func TestExecFallsBackToSh(t *testing.T) {
 	w, _, base := serveWorld(t, Config{})
 	id := create(t, base, `{}`)
 	w.agent.noBash = true
-	w.agent.on("c", ok)
-	a := request(t, "POST", base+"/api/v1/sandboxes/"+id+"/exec", `{"command":"c"}`)
+	w.agent.on("c | c", ok)
+	a := request(t, "POST", base+"/api/v1/sandboxes/"+id+"/exec", `{"command":"c | c"}`)
 	if a.status != 200 || a.body["output"] != "" || a.body["exit_code"] != 0.0 || w.agent.started[0].Args[0] != "/bin/sh" {
 		t.Errorf("%s %v", a.raw, w.agent.started)
+	}
+}
+
+// A program and plain words need no shell; what can't be run so gets one.
+func TestExecOfPlainWordsNeedsNoShell(t *testing.T) {
+	w, _, base := serveWorld(t, Config{})
+	id := create(t, base, `{}`)
+	w.agent.on("c -x", ok)
+	request(t, "POST", base+"/api/v1/sandboxes/"+id+"/exec", `{"command":"c -x"}`)
+	request(t, "POST", base+"/api/v1/sandboxes/"+id+"/exec", `{"command":"c -x","env":{"BASH_ENV":"/x"}}`)
+	if got := w.agent.started[0].Args; !slices.Equal(got, []string{"c", "-x"}) {
+		t.Errorf("plain words were started as %q", got)
+	}
+	if got := w.agent.started[1].Args; got[0] != "/bin/bash" {
+		t.Errorf("with BASH_ENV set, plain words were started as %q", got)
 	}
 }
 
@@ -170,14 +185,14 @@ func TestExecTruncates(t *testing.T) {
 	if n := len(a.body["stdout"].(string)); n != most || a.body["truncated"] != true || a.body["exit_code"] != 9.0 {
 		t.Errorf("%d bytes, truncated %v, exit %v", n, a.body["truncated"], a.body["exit_code"])
 	}
-	if got := s.execMemory.Load(); got != 0 {
+	if got := s.execMemory.used; got != 0 {
 		t.Errorf("%d bytes are still taken", got)
 	}
 }
 
 func TestOutputBoundsItself(t *testing.T) {
-	var budget atomic.Int64
-	o := newOutput(1000, &budget, 1<<20)
+	budget := newBudget(400 << 10)
+	o := newOutput(1000, budget, "a")
 	for range 1000 { // changes between the streams cost too
 		o.add(guestpb.ProcessEvent_STDOUT, []byte("a"))
 		o.add(guestpb.ProcessEvent_STDERR, []byte("b"))
@@ -185,15 +200,30 @@ func TestOutputBoundsItself(t *testing.T) {
 	if !o.truncated || len(o.runs) > 1000/runCost+1 {
 		t.Errorf("%d runs, truncated %v", len(o.runs), o.truncated)
 	}
-	small := newOutput(1<<20, &budget, 100<<10)
+	small := newOutput(1<<20, budget, "a")
 	small.add(guestpb.ProcessEvent_STDOUT, make([]byte, 200<<10))
 	if !small.truncated {
 		t.Error("the shared budget must hold")
 	}
+	if n := small.size(); n > 100<<10 {
+		t.Errorf("one tenant holds %d bytes, more than a quarter", n)
+	}
+	theirs := newOutput(1<<20, budget, "b")
+	theirs.add(guestpb.ProcessEvent_STDOUT, make([]byte, 90<<10))
+	if theirs.truncated {
+		t.Error("one tenant's outputs cost another's")
+	}
+	other := newOutput(1<<20, budget, "a") // nothing is left for it
+	other.add(guestpb.ProcessEvent_STDOUT, make([]byte, outputFloor))
+	if other.truncated || other.text(guestpb.ProcessEvent_STDOUT, 1<<20) != string(make([]byte, outputFloor)) {
+		t.Error("a small output is lost when others hold the budget")
+	}
 	o.release()
 	small.release()
-	if budget.Load() != 0 {
-		t.Errorf("%d taken at the end", budget.Load())
+	other.release()
+	theirs.release()
+	if budget.used != 0 || len(budget.tenants) != 0 {
+		t.Errorf("%d taken at the end, by %v", budget.used, budget.tenants)
 	}
 }
 

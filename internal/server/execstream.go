@@ -29,7 +29,7 @@ func (s *Server) execStream(w http.ResponseWriter, r *http.Request, c sandbox.Ca
 		return err
 	}
 	defer x.cancel()
-	ch, wait := pump(x.ctx, runShell(x.ctx, x.guest, x.req))
+	ch, wait := pump(x.ctx, runCommand(x.ctx, x.guest, x))
 	defer func() { x.cancel(); wait() }()
 	// Whatever prevents the start still gets an ordinary answer.
 	first, ok := <-ch

@@ -367,6 +367,7 @@ type fakeAgent struct {
 	started  []*guestpb.StartRequest
 	noBash   bool
 	breakOff func() // cuts every connection
+	ended    chan struct{}
 }
 
 // process is a running command.
@@ -388,7 +389,7 @@ func (p *process) exit(e *guestpb.ProcessEvent_Exited) {
 }
 
 func newFakeAgent(t *testing.T) *fakeAgent {
-	a := &fakeAgent{files: map[string][]byte{}, commands: map[string]func(*process){}}
+	a := &fakeAgent{files: map[string][]byte{}, commands: map[string]func(*process){}, ended: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.Handle(guestpbconnect.NewAgentHandler(a))
 	mux.HandleFunc("/files", a.serveFile)
@@ -400,7 +401,7 @@ func newFakeAgent(t *testing.T) *fakeAgent {
 		return d.DialContext(ctx, "tcp", srv.Listener.Addr().String())
 	})
 	a.breakOff = srv.CloseClientConnections
-	t.Cleanup(func() { a.client.Close(); srv.CloseClientConnections(); srv.Close() })
+	t.Cleanup(func() { close(a.ended); a.client.Close(); srv.CloseClientConnections(); srv.Close() })
 	return a
 }
 
@@ -416,21 +417,33 @@ func (a *fakeAgent) Start(ctx context.Context, req *connect.Request[guestpb.Star
 	if req.Msg.Cwd == "/missing" {
 		return guest.WireError(sandbox.E(sandbox.Invalid, sandbox.CodeWorkdirNotFound, "/missing: no such folder"))
 	}
+	command := strings.Join(args, " ") // plain words come without a shell
+	if len(args) == 3 && args[1] == "-c" {
+		command = args[2]
+	}
 	a.mu.Lock()
 	a.started = append(a.started, req.Msg)
-	run := a.commands[args[2]]
+	run := a.commands[command]
 	a.mu.Unlock()
 	if err := out.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Started_{Started: &guestpb.ProcessEvent_Started{Pid: 7}}}); err != nil {
 		return err
 	}
 	p := &process{ctx, req.Msg, out}
 	if run == nil {
-		_ = p.stderr("sh: " + args[2] + ": not found\n")
+		_ = p.stderr("sh: " + command + ": not found\n")
 		p.exit(&guestpb.ProcessEvent_Exited{ExitCode: 127})
 		return nil
 	}
 	run(p)
 	return nil
+}
+
+// hang says nothing until the caller has left, or the agent ends.
+func (a *fakeAgent) hang(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-a.ended:
+	}
 }
 
 func (a *fakeAgent) entry(path string) *guestpb.Entry {
@@ -446,7 +459,11 @@ func (a *fakeAgent) entry(path string) *guestpb.Entry {
 
 var noFile = sandbox.E(sandbox.NotFound, sandbox.CodeFileNotFound, "no such file")
 
-func (a *fakeAgent) Stat(_ context.Context, req *connect.Request[guestpb.StatRequest]) (*connect.Response[guestpb.StatResponse], error) {
+func (a *fakeAgent) Stat(ctx context.Context, req *connect.Request[guestpb.StatRequest]) (*connect.Response[guestpb.StatResponse], error) {
+	if req.Msg.Path == "/mute" {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	e := a.entry(req.Msg.Path)
@@ -456,7 +473,11 @@ func (a *fakeAgent) Stat(_ context.Context, req *connect.Request[guestpb.StatReq
 	return connect.NewResponse(&guestpb.StatResponse{Entry: e}), nil
 }
 
-func (a *fakeAgent) ListDir(_ context.Context, req *connect.Request[guestpb.ListDirRequest]) (*connect.Response[guestpb.ListDirResponse], error) {
+func (a *fakeAgent) ListDir(ctx context.Context, req *connect.Request[guestpb.ListDirRequest]) (*connect.Response[guestpb.ListDirResponse], error) {
+	if req.Msg.Path == "/mute" {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var res guestpb.ListDirResponse
@@ -483,7 +504,18 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func (a *fakeAgent) serveFile(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Query().Get("path")
+	if path == "/mute" {
+		a.hang(r.Context())
+		return
+	}
 	if r.Method == http.MethodGet {
+		if path == "/mute/later" {
+			w.Header().Set("Content-Length", "10")
+			_, _ = io.WriteString(w, "x")
+			_ = http.NewResponseController(w).Flush()
+			a.hang(r.Context())
+			return
+		}
 		var size int64
 		if n, _ := fmt.Sscanf(path, "/zeros/%d", &size); n == 1 {
 			w.Header().Set("Content-Length", fmt.Sprint(size))
@@ -538,6 +570,10 @@ func (a *fakeAgent) spool(w http.ResponseWriter, r *http.Request) {
 
 func (a *fakeAgent) commit(w http.ResponseWriter, r *http.Request) {
 	from, to := r.URL.Query().Get("from"), r.URL.Query().Get("to")
+	if to == "/mute" {
+		a.hang(r.Context())
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if to == "/dir" {

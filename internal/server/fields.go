@@ -161,7 +161,7 @@ func (f *fields) boolean(names ...string) (v, ok bool) {
 
 // Bounds of the free-form parts of a request, in bytes and entries.
 const (
-	maxMetadata   = 64 << 10
+	maxMetadata   = 16 << 10
 	maxEnvValue   = 128<<10 - 1 // with its name, what one string of exec may be
 	maxTags       = 64
 	maxTag        = 128

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -41,16 +42,37 @@ func (s *Server) listFiles(w http.ResponseWriter, r *http.Request, c sandbox.Cal
 	if err != nil {
 		return err
 	}
+	ctx, _, cancel := s.patient(ctx)
+	defer cancel()
 	entries, err := g.ListDir(ctx, path, uint32(depth))
 	if err != nil {
 		return err
 	}
-	l := api.FileList{SandboxID: string(sb.ID), Path: path, Entries: make([]api.FileEntry, 0, len(entries))}
-	for _, e := range entries {
-		l.Entries = append(l.Entries, wireEntry(e))
-	}
-	writeOne(w, http.StatusOK, l)
+	writeFiles(w, sb.ID, path, entries)
 	return nil
+}
+
+// writeFiles writes api.FileList in the hybrid form, entry by entry: a folder
+// may hold very many.
+func writeFiles(w http.ResponseWriter, id sandbox.ID, path string, entries []*guestpb.Entry) {
+	head, err := json.Marshal(struct {
+		SandboxID string `json:"sandbox_id"`
+		Path      string `json:"path"`
+	}{string(id), path})
+	if err != nil {
+		panic("file list can't be encoded: " + err.Error())
+	}
+	bw := openRows(w, 2*len(entries)*512)
+	object := func() {
+		_, _ = bw.Write(head[:len(head)-1])
+		_, _ = bw.WriteString(`,"entries":`)
+		writeRows(bw, entries, wireEntry)
+	}
+	object()
+	_, _ = bw.WriteString(`,"data":`)
+	object()
+	_, _ = bw.WriteString("}}")
+	_ = bw.Flush() // a client that has left is no error of ours
 }
 
 func (s *Server) statFile(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
@@ -69,6 +91,8 @@ func (s *Server) statFile(w http.ResponseWriter, r *http.Request, c sandbox.Call
 	if err != nil {
 		return err
 	}
+	ctx, _, cancel := s.patient(ctx)
+	defer cancel()
 	e, err := g.Stat(ctx, path)
 	if err != nil {
 		return err
@@ -129,6 +153,8 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request, c sandbox.Call
 	if err != nil {
 		return err
 	}
+	ctx, agent, cancel := s.patient(ctx)
+	defer cancel()
 	f, err := g.ReadFile(ctx, path, 0)
 	if err != nil {
 		return err
@@ -153,6 +179,7 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request, c sandbox.Call
 			h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, from+n-1, f.Size))
 			status, length = http.StatusPartialContent, n
 			if from > 0 {
+				agent.wait()
 				if f, err = reopen(f, func() (*guest.File, error) { return g.ReadFile(ctx, path, from) }); err != nil {
 					return err
 				}
@@ -164,9 +191,10 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request, c sandbox.Call
 		h.Set("Last-Modified", f.Modified.UTC().Format(http.TimeFormat))
 	}
 	w.WriteHeader(status)
-	body := io.Reader(f)
+	agent.rest()
+	body := agent.from(f)
 	if length >= 0 {
-		body = io.LimitReader(f, length)
+		body = io.LimitReader(body, length)
 	}
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)

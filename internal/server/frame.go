@@ -112,7 +112,7 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 		if rt.scope != public {
 			var err error
 			if c, err = s.authenticate(r); err != nil {
-				s.fail(w, r, err)
+				s.turnAway(w, r, err)
 				return
 			}
 		}
@@ -120,13 +120,17 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 			s.fail(w, r, sandbox.E(sandbox.Forbidden, sandbox.CodeForbidden, "this needs an admin key"))
 			return
 		}
-		if rt.limit == counted {
-			if wait := s.limiter.take(string(c.Tenant), time.Now()); wait > 0 {
-				seconds := int((wait + time.Second - 1) / time.Second)
-				s.fail(w, r, sandbox.E(sandbox.Exhausted, sandbox.CodeRateLimited,
-					fmt.Sprintf("more than %d requests a minute; try again in %d s", s.cfg.RateLimit, seconds)).With(detailRetry, seconds))
+		if rt.scope != public && rt.limit&operator == 0 {
+			leave, err := s.inFlight.enter(c.Tenant, rt.limit&streamed != 0)
+			if err != nil {
+				s.turnAway(w, r, err)
 				return
 			}
+			defer leave()
+		}
+		if err := s.ration(rt.limit, c); err != nil {
+			s.fail(w, r, err)
+			return
 		}
 		// Some clients send a body with a GET. It must be out of the way, or
 		// the connection can't be watched for the client's leaving.
@@ -139,21 +143,6 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 	}
 }
 
-var errKey = sandbox.E(sandbox.Unauthenticated, sandbox.CodeUnauthorized, "a valid API key is needed: Authorization: Bearer msk_…")
-
-func (s *Server) authenticate(r *http.Request) (sandbox.Caller, error) {
-	scheme, secret, ok := strings.Cut(r.Header.Get("Authorization"), " ")
-	secret = strings.TrimSpace(secret)
-	if !ok || !strings.EqualFold(scheme, "Bearer") || secret == "" || len(secret) > 512 {
-		return sandbox.Caller{}, errKey
-	}
-	c, err := s.deps.Accounts.Authenticate(r.Context(), secret)
-	if e := (*sandbox.Error)(nil); errors.As(err, &e) && e.Kind == sandbox.Unauthenticated {
-		return c, errKey.Because(err) // the same words whatever is wrong with it
-	}
-	return c, err
-}
-
 // response notes what was answered, and gives every write a deadline, so that
 // a client that does not read holds nothing for long.
 type response struct {
@@ -161,6 +150,8 @@ type response struct {
 	rc     *http.ResponseController
 	idle   time.Duration
 	armed  time.Time // when the deadline was last moved
+	until  time.Time // when all must be out; zero: as long as it moves
+	curt   bool      // an error is answered without reading the rest of the body
 	status int       // 0: nothing is out yet
 	bytes  int64
 	err    error // what the answer is about, for the log
@@ -198,8 +189,27 @@ func (w *response) FlushError() error {
 func (w *response) arm(slack time.Duration) {
 	now := time.Now()
 	if now.Sub(w.armed) > slack {
-		_ = w.rc.SetWriteDeadline(now.Add(w.idle))
+		by := now.Add(w.idle)
+		if !w.until.IsZero() && w.until.Before(by) {
+			by = w.until
+		}
+		_ = w.rc.SetWriteDeadline(by)
 		w.armed = now
+	}
+}
+
+// An answer that is held in memory must be taken within readGrace and a second
+// for every slowestReader bytes of it.
+const (
+	readGrace     = 30 * time.Second
+	slowestReader = 64 << 10
+)
+
+// bound gives the whole answer, of about size bytes, a deadline, so that
+// reading it drop by drop is no way to hold its memory.
+func bound(w http.ResponseWriter, size int64) {
+	if rec, ok := w.(*response); ok {
+		rec.until = time.Now().Add(readGrace + time.Duration(size)*time.Second/slowestReader)
 	}
 }
 

@@ -28,7 +28,9 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request, _ sandbox.Caller)
 	}
 	if s.deps.Ready != nil {
 		if err := s.deps.Ready(r.Context()); err != nil {
-			return err
+			// Whatever is missing, it is this server that is not ready: 503,
+			// also for a template, whose own code would be a 409.
+			return sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, sandbox.AsError(err).Message).Because(err)
 		}
 	}
 	writeJSON(w, http.StatusOK, api.Status{Status: "ready", Version: s.cfg.Version})

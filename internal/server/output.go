@@ -3,14 +3,17 @@ package server
 import (
 	"bufio"
 	"encoding/base64"
-	"sync/atomic"
 
 	"silica.dev/silica/internal/guest/guestpb"
+	"silica.dev/silica/sandbox"
 )
 
 const (
 	outputBlock = 64 << 10
 	runCost     = 16 // bytes that a change between the two streams is charged
+	// outputFloor is what every command may keep even when others hold the whole
+	// budget: a tenant with large outputs must not empty the small ones of all.
+	outputFloor = outputBlock
 )
 
 // output keeps what a command writes, once, in the order it came: blocks of
@@ -20,9 +23,9 @@ type output struct {
 	runs      []run
 	left      int // bytes that may still be kept
 	truncated bool
-	// budget is shared by all commands; taken is what this one has of it.
-	budget *atomic.Int64
-	most   int64
+	// budget is shared by all commands; taken is what this one has of it, for tenant.
+	budget *budget
+	tenant sandbox.TenantID
 	taken  int64
 }
 
@@ -31,13 +34,21 @@ type run struct {
 	n      int
 }
 
-func newOutput(limit int, budget *atomic.Int64, most int64) *output {
-	return &output{left: limit, budget: budget, most: most}
+func newOutput(limit int, budget *budget, tenant sandbox.TenantID) *output {
+	return &output{left: limit, budget: budget, tenant: tenant}
+}
+
+// size is how many bytes are kept.
+func (o *output) size() (n int64) {
+	for _, b := range o.blocks {
+		n += int64(len(b))
+	}
+	return n
 }
 
 // release gives the memory back to the other commands.
 func (o *output) release() {
-	o.budget.Add(-o.taken)
+	o.budget.give(o.tenant, o.taken)
 	o.taken, o.blocks, o.runs = 0, nil, nil
 }
 
@@ -63,8 +74,7 @@ func (o *output) add(stream guestpb.ProcessEvent_Stream, p []byte) {
 	for len(p) > 0 {
 		if len(o.blocks) == 0 || len(o.blocks[len(o.blocks)-1]) == cap(o.blocks[len(o.blocks)-1]) {
 			size := min(outputBlock, max(len(p), 1<<10)) // small answers stay small
-			if o.budget.Add(int64(size)) > o.most {
-				o.budget.Add(int64(-size))
+			if !o.budget.take(o.tenant, int64(size), o.taken < outputFloor) {
 				o.truncated = true
 				return
 			}

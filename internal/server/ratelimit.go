@@ -5,11 +5,12 @@ import (
 	"time"
 )
 
-// limiter is one token bucket a workspace. A bucket that is full again is
+// limiter is one token bucket a key, of n tokens, refilled once in every window.
+// A bucket that is full again is
 // forgotten, so memory follows the number of active ones.
 type limiter struct {
-	perMinute int // 0: no limit
-	rate      time.Duration
+	window time.Duration
+	rate   time.Duration // of one token; 0: no limit
 
 	mu      sync.Mutex
 	buckets map[string]*bucket
@@ -19,17 +20,18 @@ type limiter struct {
 // bucket holds, instead of tokens, the time at which it will be full.
 type bucket struct{ full time.Time }
 
-func newLimiter(perMinute int) *limiter {
-	l := &limiter{perMinute: perMinute, buckets: map[string]*bucket{}}
-	if perMinute > 0 {
-		l.rate = time.Minute / time.Duration(perMinute)
+// newLimiter gives every key n tokens a window; 0 is no limit.
+func newLimiter(n int, window time.Duration) *limiter {
+	l := &limiter{window: window, buckets: map[string]*bucket{}}
+	if n > 0 {
+		l.rate = window / time.Duration(n)
 	}
 	return l
 }
 
 // take takes one token, or tells how long until there is one.
 func (l *limiter) take(key string, now time.Time) time.Duration {
-	if l.perMinute <= 0 {
+	if l.rate == 0 {
 		return 0
 	}
 	l.mu.Lock()
@@ -51,9 +53,20 @@ func (l *limiter) take(key string, now time.Time) time.Duration {
 		b.full = now
 	}
 	next := b.full.Add(l.rate)
-	if over := next.Sub(now) - time.Minute; over > 0 {
+	if over := next.Sub(now) - l.window; over > 0 {
 		return over
 	}
 	b.full = next
 	return 0
+}
+
+// wait tells how long until there is a token, and takes none.
+func (l *limiter) wait(key string, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.buckets[key]
+	if l.rate == 0 || b == nil {
+		return 0
+	}
+	return max(b.full.Add(l.rate).Sub(now)-l.window, 0)
 }

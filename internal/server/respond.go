@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -22,6 +23,7 @@ func writeRaw(w http.ResponseWriter, status int, raw []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(raw)))
+	bound(w, int64(len(raw)))
 	w.WriteHeader(status)
 	_, _ = w.Write(raw) // a client that has left is no error of ours
 }
@@ -33,16 +35,22 @@ func writeOne(w http.ResponseWriter, status int, v any) {
 	if err != nil || len(raw) < 2 || raw[0] != '{' {
 		panic("answer is no object")
 	}
-	out := make([]byte, 0, 2*len(raw)+16)
-	out = append(out, raw[:len(raw)-1]...)
+	tail := []byte(`"data":`)
 	if len(raw) > 2 {
-		out = append(out, ',')
+		tail = []byte(`,"data":`)
 	}
-	out = append(out, `"data":`...)
-	out = append(out, raw...)
-	out = append(out, '}')
-	writeRaw(w, status, out)
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(2*len(raw)+len(tail)))
+	bound(w, int64(2*len(raw)))
+	w.WriteHeader(status)
+	for _, part := range [][]byte{raw[:len(raw)-1], tail, raw, {'}'}} {
+		_, _ = w.Write(part) // a client that has left is no error of ours
+	}
 }
+
+// maxPage bounds the rows of one answer.
+const maxPage = 1000
 
 // paging reads the paging parameters of every public dialect. size 0 means
 // that there were none.
@@ -63,7 +71,7 @@ func paging(r *http.Request) (page, size int, err error) {
 		return 0, 0, err
 	}
 	for _, name := range []string{"page_size", "per_page", "limit"} {
-		if size, err = number(name, 1000); err != nil {
+		if size, err = number(name, maxPage); err != nil {
 			return 0, 0, err
 		} else if size > 0 {
 			break
@@ -75,26 +83,58 @@ func paging(r *http.Request) (page, size int, err error) {
 	return max(page, 1), size, nil
 }
 
-// writeList answers with a list, or the page of it that was asked for.
-func writeList[T any](w http.ResponseWriter, r *http.Request, all []T) error {
+// writeList answers with a list, or the page of it that was asked for, as rows
+// made by wire. They are made and sent one by one: a list is never held twice.
+func writeList[F, T any](w http.ResponseWriter, r *http.Request, all []F, wire func(F) T) error {
 	page, size, err := paging(r)
 	if err != nil {
 		return err
 	}
-	total, part := len(all), all
-	if size > 0 {
-		from := min((page-1)*size, total)
-		part = all[from:min(from+size, total)]
-	} else {
-		size = max(total, 1)
+	total := len(all)
+	if size == 0 {
+		size = min(max(total, 1), maxPage)
 	}
-	if part == nil {
-		part = []T{}
+	from := min((page-1)*size, total)
+	part := all[from:min(from+size, total)]
+	stream := openRows(w, len(part)*maxMetadata)
+	_, _ = stream.WriteString(`{"data":`)
+	writeRows(stream, part, wire)
+	tail, err := json.Marshal(struct {
+		Meta api.Meta `json:"meta"`
+		Page api.Page `json:"page"`
+	}{api.Meta{Total: total, Page: page, PerPage: size}, api.Page{Page: page, PageSize: size, Total: total}})
+	if err != nil {
+		panic("answer can't be encoded: " + err.Error())
 	}
-	writeJSON(w, http.StatusOK, api.List[T]{
-		Data: part,
-		Meta: api.Meta{Total: total, Page: page, PerPage: size},
-		Page: api.Page{Page: page, PageSize: size, Total: total},
-	})
+	_ = stream.WriteByte(',')
+	_, _ = stream.Write(tail[1:])
+	_ = stream.Flush() // a client that has left is no error of ours
 	return nil
+}
+
+// openRows begins an answer whose length, about size bytes, is not known before
+// its end.
+func openRows(w http.ResponseWriter, size int) *bufio.Writer {
+	bound(w, int64(size))
+	w.Header().Set("Content-Type", "application/json")
+	return bufio.NewWriterSize(w, 32<<10)
+}
+
+// writeRows writes a JSON array.
+func writeRows[F, T any](w *bufio.Writer, rows []F, wire func(F) T) {
+	enc := json.NewEncoder(w)
+	_ = w.WriteByte('[')
+	for i, row := range rows {
+		if i > 0 {
+			_ = w.WriteByte(',')
+		}
+		if err := enc.Encode(wire(row)); err != nil {
+			if w.Flush() != nil {
+				return // the client has left
+			}
+			// Only values of our own types come here.
+			panic("answer can't be encoded: " + err.Error())
+		}
+	}
+	_ = w.WriteByte(']')
 }

@@ -20,12 +20,15 @@ const (
 	admin               // an admin key
 )
 
-// limit says whether a request takes a token from the workspace's bucket.
+// limit says what a request counts as; flags, and free is none of them.
 type limit int
 
 const (
-	free limit = iota
-	counted
+	free     limit = 0
+	counted  limit = 1 << iota // takes a token from the tenant's bucket
+	polled                     // takes one from the larger bucket for readiness
+	streamed                   // may stay long, and is one of the tenant's streams
+	operator                   // must get through whatever else is under way
 )
 
 // handler answers one request. An error it returns becomes the answer.
@@ -47,20 +50,20 @@ func (s *Server) routes() []route {
 		{"GET", "/healthz", public, free, s.health},
 		{"GET", "/readyz", public, free, s.ready},
 		{"GET", "/openapi.json", public, free, s.openAPI},
-		{"GET", "/metrics", admin, free, s.serveMetrics},
+		{"GET", "/metrics", admin, operator, s.serveMetrics},
 
 		{"POST", v1 + "/sandboxes", member, counted, s.createSandbox},
 		{"GET", v1 + "/sandboxes", member, counted, s.listSandboxes},
 		{"GET", sb, member, counted, s.getSandbox},
 		{"DELETE", sb, member, counted, s.deleteSandbox},
 
-		// Public clients poll this one every 10 ms.
-		{"GET", sb + "/readiness", member, free, s.readiness},
-		{"GET", sb + "/readiness/stream", member, counted, s.readinessStream},
-		{"GET", sb + "/events", member, counted, s.sandboxEvents},
+		// Public clients poll the first every 10 ms when the second fails.
+		{"GET", sb + "/readiness", member, polled, s.readiness},
+		{"GET", sb + "/readiness/stream", member, polled | streamed, s.readinessStream},
+		{"GET", sb + "/events", member, counted | streamed, s.sandboxEvents},
 
 		{"POST", sb + "/exec", member, counted, s.exec},
-		{"POST", sb + "/exec/stream", member, counted, s.execStream},
+		{"POST", sb + "/exec/stream", member, counted | streamed, s.execStream},
 
 		{"POST", sb + "/files", member, counted, s.upload},
 		{"GET", sb + "/files", member, counted, s.listFiles},
@@ -79,7 +82,7 @@ func (s *Server) routes() []route {
 		{"GET", v1 + "/api-keys", member, counted, s.listKeys},
 		{"DELETE", v1 + "/api-keys/{id}", member, counted, s.deleteKey},
 
-		{"POST", v1 + api.PathDrain, admin, free, s.drain},
+		{"POST", v1 + api.PathDrain, admin, operator, s.drain},
 	}
 }
 

@@ -50,11 +50,7 @@ func (s *Server) listSandboxes(w http.ResponseWriter, r *http.Request, c sandbox
 		return err
 	}
 	now := time.Now()
-	all := make([]api.Sandbox, 0, len(found))
-	for _, sb := range found {
-		all = append(all, wireSandbox(r, sb, now))
-	}
-	return writeList(w, r, all)
+	return writeList(w, r, found, func(sb sandbox.Sandbox) api.Sandbox { return wireSandbox(r, sb, now) })
 }
 
 func (s *Server) deleteSandbox(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -20,7 +19,7 @@ import (
 type Config struct {
 	Version         string
 	DefaultTemplate string // "miosa-sandbox"
-	RateLimit       int    // requests a minute and workspace; 0: no limit
+	RateLimit       int    // requests a minute and workspace; 0: no limit, also none on polling readiness
 	MaxUpload       int64  // bytes of one file; 100 MiB
 
 	// Defaults is the size of a sandbox that names none: 1 core, 1024 MiB,
@@ -31,8 +30,17 @@ type Config struct {
 	// MaxOutput is how much one blocking command may answer, in bytes; 32 MiB.
 	// ExecMemory is how much all of them may hold in memory at one moment; 512
 	// MiB. Output beyond either is dropped and the answer says truncated.
+	// One tenant gets a quarter of ExecMemory at most.
 	MaxOutput  int
 	ExecMemory int64
+
+	// MaxInFlight is how many requests of one tenant may be under way at one
+	// moment (256), and MaxStreams how many of them may be streams (128).
+	MaxInFlight, MaxStreams int
+
+	// GuestWait is how long an agent may keep silent before the request that
+	// waits for it is given up; 30 s.
+	GuestWait time.Duration
 
 	// Patience with clients: how long a write may block before the client is
 	// dropped (60 s), and how long one may leave a body half sent (15 s).
@@ -53,6 +61,9 @@ func (c *Config) setDefaults() {
 	orElse(&c.MaxUpload, 100*sandbox.MiB)
 	orElse(&c.MaxOutput, 32<<20)
 	orElse(&c.ExecMemory, 512*sandbox.MiB)
+	orElse(&c.MaxInFlight, 256)
+	orElse(&c.MaxStreams, 128)
+	orElse(&c.GuestWait, 30*time.Second)
 	orElse(&c.WriteIdle, time.Minute)
 	orElse(&c.ReadIdle, 15*time.Second)
 	orElse(&c.Heartbeat, 15*time.Second)
@@ -82,11 +93,16 @@ type Server struct {
 	deps    Deps
 	log     *slog.Logger
 	mux     *chi.Mux
-	limiter *limiter
 	metrics *metrics
 	http    *http.Server
 
-	execMemory atomic.Int64 // bytes held by blocking commands
+	limiter  *limiter // of requests, by tenant
+	polling  *limiter // of looks at readiness, by tenant
+	guesses  *limiter // of wrong keys, by address
+	trusted  *trusted
+	inFlight *inFlight
+
+	execMemory *budget // what blocking commands hold
 
 	// closing ends when Shutdown begins: streams that only watch end then.
 	// closed ends when its grace is over: commands end then.
@@ -103,7 +119,16 @@ func New(cfg Config, deps Deps) *Server {
 	if deps.Registry == nil {
 		deps.Registry = prometheus.NewRegistry()
 	}
-	s := &Server{cfg: cfg, deps: deps, log: deps.Log, limiter: newLimiter(cfg.RateLimit), metrics: newMetrics(deps.Registry)}
+	s := &Server{
+		cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Registry),
+		limiter: newLimiter(cfg.RateLimit, time.Minute), guesses: newLimiter(maxGuesses, guessWindow), trusted: newTrusted(),
+		inFlight: newInFlight(cfg.MaxInFlight, cfg.MaxStreams), execMemory: newBudget(cfg.ExecMemory),
+	}
+	polls := 0
+	if cfg.RateLimit > 0 {
+		polls = maxPolls
+	}
+	s.polling = newLimiter(polls, time.Second)
 	s.closing, s.beginClose = context.WithCancel(context.Background())
 	s.closed, s.endSoon = context.WithCancel(context.Background())
 	s.mux = s.mount()

@@ -172,7 +172,7 @@ func TestCreateBadInput(t *testing.T) {
 		{`{"env":{"A":"x\u0000"}}`, 422, "env.A"},
 		{`{"env":[]}`, 422, "env"},
 		{`{"metadata":"x"}`, 422, "metadata"},
-		{`{"metadata":{"a":"` + strings.Repeat("x", 70<<10) + `"}}`, 422, "metadata"},
+		{`{"metadata":{"a":"` + strings.Repeat("x", 16<<10) + `"}}`, 422, "metadata"},
 		{`{"tags":"x"}`, 422, "tags"},
 		{`{"tags":[""]}`, 422, "tags[0]"},
 		{`{"name":"a/b"}`, 422, "name"},
@@ -342,6 +342,9 @@ func TestKeysAndScopes(t *testing.T) {
 	}
 	request(t, "POST", base+"/api/v1/api-keys", `{"tenant_id":"`+id+`"}`).want(t, 403, "FORBIDDEN")
 	request(t, "POST", base+"/api/v1/api-keys", `{"admin":true}`).want(t, 403, "FORBIDDEN")
+	theirs := request(t, "POST", base+"/api/v1/api-keys", `{"admin":true,"tenant_id":"tnt_a"}`, asAdmin...).body["id"].(string)
+	request(t, "DELETE", base+"/api/v1/api-keys/"+theirs, "").want(t, 403, "FORBIDDEN")
+	request(t, "DELETE", base+"/api/v1/api-keys/"+theirs+"?tenant_id=tnt_a", "", asAdmin...).want(t, 200, "")
 	own := request(t, "POST", base+"/api/v1/api-keys", `{"name":"own"}`)
 	own.want(t, 201, "")
 	request(t, "DELETE", base+"/api/v1/api-keys/"+key.body["id"].(string), "").want(t, 404, "NOT_FOUND")
@@ -455,19 +458,22 @@ func TestRateLimit(t *testing.T) {
 		if a := request(t, "GET", base+"/api/v1/sandboxes/"+id+"/readiness", ""); a.status != 200 {
 			t.Fatalf("readiness: %d", a.status)
 		}
+		if res := stream(t, "GET", base+"/api/v1/sandboxes/"+id+"/readiness/stream", ""); res.StatusCode != 200 {
+			t.Fatalf("readiness stream: %d", res.StatusCode)
+		}
 	}
 	request(t, "GET", base+"/api/v1/sandboxes", "", "Authorization", "Bearer "+keyB).want(t, 200, "")
 }
 
 func TestLimiterForgetsIdleBuckets(t *testing.T) {
-	l, now := newLimiter(60), time.Now()
+	l, now := newLimiter(60, time.Minute), time.Now()
 	for i := range 1000 {
 		l.take(fmt.Sprint(i), now)
 	}
 	if l.take("x", now.Add(2*time.Minute)); len(l.buckets) != 1 {
 		t.Errorf("%d buckets stay", len(l.buckets))
 	}
-	if w := newLimiter(0).take("x", now); w != 0 {
+	if w := newLimiter(0, time.Minute).take("x", now); w != 0 {
 		t.Errorf("0 means no limit, got %v", w)
 	}
 }
@@ -483,6 +489,12 @@ func TestPublicEndpoints(t *testing.T) {
 		return sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the default template is being built")
 	}
 	request(t, "GET", base+"/readyz", "").want(t, 503, "UNAVAILABLE")
+	s.deps.Ready = func(context.Context) error {
+		return sandbox.E(sandbox.Unavailable, sandbox.CodeTemplateNotReady, "building template miosa-sandbox")
+	}
+	if a := request(t, "GET", base+"/readyz", ""); a.status != 503 || a.body["message"] != "building template miosa-sandbox" {
+		t.Errorf("while the default template is built: %d %s", a.status, a.raw)
+	}
 }
 
 func TestTemplates(t *testing.T) {

@@ -52,7 +52,9 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, c sandbox.Caller
 	if !has {
 		return sandbox.Field("content", "is missing: send base64 in JSON, or a part named file in multipart/form-data")
 	}
-	content := &content{src: src, left: s.cfg.MaxUpload, tooLarge: s.tooLarge()}
+	ctx, agent, cancel := s.patient(ctx)
+	defer cancel()
+	content := &content{src: src, agent: agent, left: s.cfg.MaxUpload, tooLarge: s.tooLarge()}
 	var path string
 	var size int64
 	if early, ok := src.path(); ok {
@@ -88,10 +90,12 @@ func spool(ctx context.Context, g *guest.Client, content *content) (path string,
 	if err != nil {
 		return "", 0, err
 	}
+	content.agent.rest()
 	late, _ := content.src.path()
 	if path, err = cleanPath("path", late); err != nil {
 		return "", 0, err
 	}
+	content.agent.wait()
 	if err = g.Commit(ctx, from, path); err != nil {
 		return "", 0, err
 	}
@@ -124,6 +128,7 @@ func (s *Server) sourceOf(r *http.Request) (source, int64, error) {
 // body must be left alone then.
 type content struct {
 	src      source
+	agent    *patience // not while the client is waited for
 	tooLarge error
 
 	mu   sync.Mutex
@@ -139,6 +144,8 @@ func (c *content) Read(p []byte) (int, error) {
 	if c.err != nil {
 		return 0, c.err
 	}
+	c.agent.rest()
+	defer c.agent.wait()
 	n, err := c.src.Read(p)
 	if c.left -= int64(n); c.left < 0 {
 		n, err = 0, c.tooLarge

@@ -24,6 +24,10 @@ const (
 	shownPrefix  = 10 // characters of a secret that are kept to recognise it by
 )
 
+// metaAdminKey goes before the hashes of the keys that EnsureAdminKey has made,
+// in the names of values of the installation.
+const metaAdminKey = "admin_key_"
+
 // operatorSlug names the tenant of the first admin key.
 const operatorSlug = "default"
 
@@ -112,8 +116,9 @@ func (s *Store) Authenticate(ctx context.Context, secret string) (sandbox.Caller
 	return caller, nil
 }
 
-// EnsureAdminKey makes secret an admin key of the operator's tenant, unless it
-// is a key already. The tenant is made with the first one.
+// EnsureAdminKey makes secret an admin key of the operator's tenant, unless this
+// was done before: a key that was deleted since must not come back by a setting
+// nobody removed. The tenant is made with the first one.
 func (s *Store) EnsureAdminKey(ctx context.Context, secret string) (created bool, err error) {
 	if len(secret) <= len(secretPrefix) || !strings.HasPrefix(secret, secretPrefix) {
 		return false, sandbox.Field("key", `must begin with "msk_"`)
@@ -121,11 +126,15 @@ func (s *Store) EnsureAdminKey(ctx context.Context, secret string) (created bool
 	err = s.do(ctx, "ensure admin key", func(t *tx) error {
 		created = false
 		var n int
-		if err := t.row(`select count(*) from api_keys where hash = $1`, hash(secret)).Scan(&n); err != nil || n > 0 {
+		if err := t.row(`select count(*) from api_keys where hash = $1`, hash(secret)).Scan(&n); err != nil {
+			return err
+		}
+		made, err := t.exec(`insert into meta (name, value) values ($1, 'made') on conflict (name) do nothing`, metaAdminKey+hash(secret))
+		if err != nil || made == 0 || n > 0 {
 			return err
 		}
 		var tenant sandbox.TenantID
-		err := t.row(`select id from tenants where slug = $1`, operatorSlug).Scan(&tenant)
+		err = t.row(`select id from tenants where slug = $1`, operatorSlug).Scan(&tenant)
 		if none(err) {
 			tn := sandbox.Tenant{Slug: operatorSlug, Name: "Default"}
 			err = t.addTenant(&tn)

@@ -55,6 +55,29 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+func TestRevokedBootstrapKeyStaysRevoked(t *testing.T) {
+	ctx, s := context.Background(), open(t)
+	if _, err := s.EnsureAdminKey(ctx, "msk_bootstrap"); err != nil {
+		t.Fatal(err)
+	}
+	admin, err := s.Authenticate(ctx, "msk_bootstrap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if created, err := s.EnsureAdminKey(ctx, "msk_second"); err != nil || !created {
+		t.Fatalf("another key: %v, %v", created, err)
+	}
+	if err := s.DeleteKey(ctx, "", admin.KeyID); err != nil {
+		t.Fatal(err)
+	}
+	if created, err := s.EnsureAdminKey(ctx, "msk_bootstrap"); err != nil || created {
+		t.Errorf("EnsureAdminKey of a revoked key = %v, %v", created, err)
+	}
+	if _, err := s.Authenticate(ctx, "msk_bootstrap"); code(err) != sandbox.CodeUnauthorized {
+		t.Errorf("a revoked key is back: %v", err)
+	}
+}
+
 func TestSecretsAreNotKept(t *testing.T) {
 	ctx, s := context.Background(), open(t)
 	tn := tenant(t, s, "a")

@@ -9,14 +9,33 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
-// AppendEvent stores an event and returns it with its Seq.
+// maxErrors bounds the error events of a sandbox that are kept: what is inside
+// says most of them, and is hostile.
+const maxErrors = 200
+
+// AppendEvent stores an event and returns it with its Seq. Of more errors of one
+// sandbox than are kept, the first says so in their place and the others are
+// dropped: they come back with Seq 0.
 func (s *Store) AppendEvent(ctx context.Context, e event.Event) (event.Event, error) {
 	if e.At.IsZero() {
 		e.At = time.Now()
 	}
 	var got event.Event
 	err := s.do(ctx, "append event", func(t *tx) error {
-		if err := t.record(e); err != nil {
+		got = e
+		if e.Type == event.Error {
+			var n int
+			if err := t.row(`select count(*) from events where sandbox = $1 and type = $2`, string(e.Sandbox), event.Error).Scan(&n); err != nil {
+				return err
+			}
+			switch {
+			case n > maxErrors:
+				return nil
+			case n == maxErrors:
+				got.Data = map[string]any{"code": sandbox.CodeRateLimited, "message": "too many errors: later ones are not recorded"}
+			}
+		}
+		if err := t.record(got); err != nil {
 			return err
 		}
 		got = t.events[0]

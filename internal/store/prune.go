@@ -36,7 +36,8 @@ func (s *Store) pruneLoop() {
 }
 
 // Prune removes what is too old at the time now: repeated-request records after
-// 24 hours, events and ended sandboxes as configured. A sandbox that may hold
+// 24 hours, events and ended sandboxes as configured, and of these also the
+// oldest of a tenant that has too many. A sandbox that may hold
 // anything on the host stays. It runs by itself every hour.
 func (s *Store) Prune(ctx context.Context, now time.Time) error {
 	err := s.pruneTable(ctx, `delete from idempotency where (tenant, name) in
@@ -50,7 +51,42 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 			(select id from sandboxes where freed = $3 and state in ($4, $5) and updated_at < $1 limit $2)`,
 			micros(now.Add(-s.cfg.KeepSandboxes)), pruneBatch, true, string(sandbox.Destroyed), string(sandbox.Failed)))
 	}
+	if s.cfg.MaxEnded > 0 {
+		err = errors.Join(err, s.pruneEnded(ctx))
+	}
 	return err
+}
+
+// pruneEnded looks for tenants with too many ended sandboxes without holding up
+// the writer.
+func (s *Store) pruneEnded(ctx context.Context) error {
+	tenants, err := s.crowded(ctx)
+	for _, tenant := range tenants {
+		err = errors.Join(err, s.pruneTable(ctx, `delete from sandboxes where id in
+			(select id from sandboxes where tenant = $1 and freed = $2 and state in ($3, $4)
+			order by updated_at desc, id limit $5 offset $6)`,
+			tenant, true, string(sandbox.Destroyed), string(sandbox.Failed), pruneBatch, s.cfg.MaxEnded))
+	}
+	return err
+}
+
+// crowded lists the tenants with more ended sandboxes than are kept.
+func (s *Store) crowded(ctx context.Context) ([]string, error) {
+	rows, err := s.read.QueryContext(ctx, `select tenant from sandboxes where freed = $1 and state in ($2, $3)
+		group by tenant having count(*) > $4`, true, string(sandbox.Destroyed), string(sandbox.Failed), s.cfg.MaxEnded)
+	if err != nil {
+		return nil, wrap(err, "count ended sandboxes")
+	}
+	defer rows.Close()
+	var tenants []string
+	for rows.Next() {
+		var tenant string
+		if err := rows.Scan(&tenant); err != nil {
+			return nil, wrap(err, "count ended sandboxes")
+		}
+		tenants = append(tenants, tenant)
+	}
+	return tenants, wrap(rows.Err(), "count ended sandboxes")
 }
 
 func (s *Store) pruneTable(ctx context.Context, query string, args ...any) error {

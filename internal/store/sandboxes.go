@@ -19,6 +19,7 @@ const maxList = 1000
 
 var (
 	noSandbox = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "sandbox not found")
+	ambiguous = sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "several sandboxes have this name: use an id")
 	moved     = sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "the sandbox is in another state by now")
 )
 
@@ -218,11 +219,16 @@ func (t *tx) change(id sandbox.ID, from, to sandbox.State, change func(*sandbox.
 		change(&sb)
 	}
 	sb.ID, sb.State, sb.UpdatedAt = id, to, time.Now().UTC().Truncate(time.Microsecond)
+	if ended(to) { // for ever: nobody needs the secrets in it any more
+		sb.Spec.Env = nil
+	}
 	if err := t.update(sb, from); err != nil {
 		return sandbox.Sandbox{}, err
 	}
 	return scan(t.row(selectSandbox+`where id = $1`, string(id))) // as everybody else will read it
 }
+
+func ended(s sandbox.State) bool { return s == sandbox.Destroyed || s == sandbox.Failed }
 
 func illegal(from, to sandbox.State) error {
 	return sandbox.E(sandbox.Conflict, sandbox.CodeConflict, fmt.Sprintf("a sandbox can't go from %s to %s", from, to))
@@ -239,17 +245,35 @@ func stateChanged(sb sandbox.Sandbox, from sandbox.State) event.Event {
 	return event.Event{Sandbox: sb.ID, Tenant: sb.Tenant, Type: event.StateChanged, Data: data, At: sb.UpdatedAt}
 }
 
-// Sandbox returns one sandbox of a tenant. Another tenant's and an unknown one
-// are the same to this query.
+// Sandbox returns one sandbox of a tenant by its ID, its Slug, or, while it is
+// not destroyed, its Name: public clients put any of them where an ID belongs.
+// Another tenant's and an unknown one are the same to this query. A Conflict
+// says that several live ones have that name.
 func (s *Store) Sandbox(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Sandbox, error) {
 	sb, err := scan(s.read.QueryRowContext(ctx, selectSandbox+`where id = $1 and tenant = $2 and tenant <> ''`, id, string(tenant)))
-	if none(err) {
-		return sandbox.Sandbox{}, noSandbox
+	if !none(err) {
+		return sb, wrap(err, "read sandbox")
 	}
-	return sb, wrap(err, "read sandbox")
+	found, err := s.query(ctx, bySlugOrName, string(tenant), id, string(sandbox.Destroyed))
+	switch {
+	case err != nil:
+		return sandbox.Sandbox{}, err
+	case len(found) == 0:
+		return sandbox.Sandbox{}, noSandbox
+	case len(found) > 1 && found[0].Slug != id:
+		return sandbox.Sandbox{}, ambiguous
+	}
+	return found[0], nil
 }
 
-// List returns a tenant's sandboxes that f selects, newest first.
+// bySlugOrName asks for the tenant in each of its halves, so that SQLite finds
+// both by an index, and no tenant's rows cost another time. "+" keeps it from
+// walking through all rows of the tenant instead.
+const bySlugOrName = `where $1 <> '' and (slug = $2 and +tenant = $1 or tenant = $1 and name = $2 and name <> '' and state <> $3)
+	order by slug = $2 desc limit 2`
+
+// List returns a tenant's sandboxes that f selects, newest first, without their
+// environments.
 func (s *Store) List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, error) {
 	if f.Tenant == "" || f.State != "" && !f.State.Public() {
 		return nil, nil
@@ -277,7 +301,7 @@ func (s *Store) List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, 
 		f.Limit = maxList
 	}
 	args = append(args, f.Limit, max(f.Offset, 0))
-	return s.query(ctx, fmt.Sprintf("where %s order by created_at desc, id desc limit $%d offset $%d",
+	return s.queryAll(ctx, selectListed+fmt.Sprintf("where %s order by created_at desc, id desc limit $%d offset $%d",
 		strings.Join(where, " and "), len(args)-1, len(args)), args...)
 }
 
@@ -293,7 +317,11 @@ func (s *Store) Warm(ctx context.Context) ([]sandbox.Sandbox, error) {
 }
 
 func (s *Store) query(ctx context.Context, rest string, args ...any) ([]sandbox.Sandbox, error) {
-	rows, err := s.read.QueryContext(ctx, selectSandbox+rest, args...)
+	return s.queryAll(ctx, selectSandbox+rest, args...)
+}
+
+func (s *Store) queryAll(ctx context.Context, query string, args ...any) ([]sandbox.Sandbox, error) {
+	rows, err := s.read.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, wrap(err, "list sandboxes")
 	}

@@ -32,6 +32,9 @@ type Config struct {
 	Path          string        // the SQLite file
 	KeepEvents    time.Duration // default 7 days
 	KeepSandboxes time.Duration // after their end; default 30 days
+	// MaxEnded is how many ended sandboxes of a tenant are kept, the newest.
+	// Default 10,000; negative: all.
+	MaxEnded int
 	// OnPruneError is told when the hourly cleaning fails. nil: nobody.
 	OnPruneError func(error)
 }
@@ -61,6 +64,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if cfg.KeepSandboxes == 0 {
 		cfg.KeepSandboxes = 30 * 24 * time.Hour
+	}
+	if cfg.MaxEnded == 0 {
+		cfg.MaxEnded = 10_000
 	}
 	// Rows hold the environments of tenants: the file is made for its owner only.
 	f, err := os.OpenFile(cfg.Path, os.O_CREATE|os.O_RDWR, 0o600)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -42,7 +43,7 @@ func fresh(tenant sandbox.TenantID) sandbox.Sandbox {
 		ID: sandbox.NewID(), Tenant: tenant, Owner: "usr_1", Slug: sandbox.NewSlug(), State: sandbox.Provisioning,
 		Spec: sandbox.Spec{Template: "t", Revision: "r1", Image: "t", Env: map[string]string{"A": "1"},
 			Resources: sandbox.Resources{MilliCPU: 1000, Memory: 1024 * sandbox.MiB, Disk: 3072 * sandbox.MiB}},
-		Metadata: map[string]any{"k": []any{"v", 1.5}}, Tags: []string{"x"}, Timeout: 300 * time.Second,
+		Metadata: map[string]any{"k": []any{"v", json.Number("1.5")}}, Tags: []string{"x"}, Timeout: 300 * time.Second,
 		CreatedAt: now, UpdatedAt: now,
 	}
 }
@@ -77,6 +78,31 @@ func TestSandboxComesBackAsItWasWritten(t *testing.T) {
 	}
 }
 
+// TestNumbersOfAnySizeAreReadBack: metadata is a user's, and a row that can't be
+// read can't be ended either, nor the daemon started.
+func TestNumbersOfAnySizeAreReadBack(t *testing.T) {
+	ctx, s := context.Background(), open(t)
+	sb := fresh(tenant(t, s, "a"))
+	sb.Metadata = map[string]any{"huge": json.Number("1e999"), "exact": json.Number("12345678901234567890.10")}
+	if _, _, err := s.Create(ctx, sb, sandbox.CreateRequest{}, 0); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := s.Unfreed(ctx)
+	if err != nil || len(rows) != 1 || len(rows[0].Spec.Env) != 1 {
+		t.Fatalf("Unfreed = %+v, %v", rows, err)
+	}
+	listed, err := s.List(ctx, sandbox.Filter{Tenant: sb.Tenant})
+	if err != nil || len(listed) != 1 || listed[0].Spec.Env != nil || listed[0].Spec.Image != sb.Spec.Image {
+		t.Errorf("List = %+v, %v; want it without the environment", listed, err)
+	}
+	if d := cmp.Diff(sb.Metadata, rows[0].Metadata); d != "" {
+		t.Errorf("metadata differs (-written +read):\n%s", d)
+	}
+	if _, err := s.Move(ctx, sb.ID, sandbox.Provisioning, sandbox.Destroyed, nil); err != nil {
+		t.Errorf("Move: %v", err)
+	}
+}
+
 func TestAnotherTenantsSandboxIsNotFound(t *testing.T) {
 	ctx, s := context.Background(), open(t)
 	a, b := tenant(t, s, "a"), tenant(t, s, "b")
@@ -94,6 +120,66 @@ func TestAnotherTenantsSandboxIsNotFound(t *testing.T) {
 	}
 	if list, _ := s.List(ctx, sandbox.Filter{}); len(list) != 0 {
 		t.Errorf("a list without a tenant shows %v", list)
+	}
+}
+
+// A public client passes names where ids belong, and uses them again.
+func TestSandboxByNameOrSlug(t *testing.T) {
+	ctx, s := context.Background(), open(t)
+	a, b := tenant(t, s, "a"), tenant(t, s, "b")
+	named := func(tenant sandbox.TenantID, name string) sandbox.Sandbox {
+		sb := fresh(tenant)
+		sb.Name = name
+		got, _, err := s.Create(ctx, sb, sandbox.CreateRequest{}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	box, other, unnamed := named(a, "box"), named(b, "other"), named(a, "")
+	tricky := named(a, string(box.ID)) // its name is another's id
+	for _, c := range []struct {
+		id   string
+		want sandbox.ID
+		code string
+	}{
+		{"box", box.ID, ""}, {box.Slug, box.ID, ""}, {string(box.ID), box.ID, ""}, {tricky.Slug, tricky.ID, ""},
+		{"other", "", sandbox.CodeNotFound}, {other.Slug, "", sandbox.CodeNotFound}, {"", "", sandbox.CodeNotFound},
+		{unnamed.Slug, unnamed.ID, ""}, {"BOX", "", sandbox.CodeNotFound},
+	} {
+		if got, err := s.Sandbox(ctx, a, c.id); got.ID != c.want || code(err) != c.code {
+			t.Errorf("Sandbox(%q) = %q, %v; want %q %s", c.id, got.ID, err, c.want, c.code)
+		}
+	}
+	second := named(a, "box")
+	if _, err := s.Sandbox(ctx, a, "box"); code(err) != sandbox.CodeConflict {
+		t.Errorf("a name that two have: %v, want a conflict", err)
+	}
+	if _, err := s.Move(ctx, box.ID, sandbox.Provisioning, sandbox.Destroyed, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Sandbox(ctx, a, "box"); got.ID != second.ID || err != nil {
+		t.Errorf("the name of a destroyed one = %s, %v; want %s", got.ID, err, second.ID)
+	}
+	if got, err := s.Sandbox(ctx, a, box.Slug); got.ID != box.ID || err != nil {
+		t.Errorf("the slug of a destroyed one = %s, %v", got.ID, err)
+	}
+	rows, err := s.read.QueryContext(ctx, "explain query plan "+selectSandbox+bySlugOrName, string(a), "box", "destroyed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	plan := ""
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+			t.Fatal(err)
+		}
+		plan += step + "\n"
+	}
+	if !strings.Contains(plan, "(slug=?)") || !strings.Contains(plan, "(tenant=? AND name=?)") || strings.Contains(plan, "SCAN") {
+		t.Errorf("the query walks through rows:\n%s", plan)
 	}
 }
 
@@ -405,6 +491,93 @@ func TestPrune(t *testing.T) {
 	var n int
 	if err := s.read.QueryRow("select count(*) from idempotency").Scan(&n); err != nil || n != 0 {
 		t.Errorf("%d idempotency records are left (%v)", n, err)
+	}
+}
+
+func TestPruneKeepsTheNewestEndedOfEachTenant(t *testing.T) {
+	ctx, s := context.Background(), open(t)
+	s.cfg.MaxEnded = 2
+	a, b := tenant(t, s, "a"), tenant(t, s, "b")
+	var ids []sandbox.ID
+	for i, tn := range []sandbox.TenantID{a, a, a, a, a, b} {
+		sb, _, err := s.Create(ctx, fresh(tn), sandbox.CreateRequest{}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, sb.ID)
+		if i == 0 { // lives
+			continue
+		}
+		if _, err := s.Move(ctx, sb.ID, sandbox.Provisioning, sandbox.Destroyed, nil); err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 { // may hold something
+			continue
+		}
+		if err := s.MarkFreed(ctx, sb.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Prune(ctx, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"", "", sandbox.CodeNotFound, "", "", ""} {
+		tn := a
+		if i == 5 {
+			tn = b
+		}
+		if _, err := s.Sandbox(ctx, tn, string(ids[i])); code(err) != want {
+			t.Errorf("sandbox %d = %v, want %q", i, err, want)
+		}
+	}
+}
+
+func TestEndedSandboxesKeepNoEnvironment(t *testing.T) {
+	ctx, s := context.Background(), open(t)
+	for _, end := range []sandbox.State{sandbox.Destroyed, sandbox.Failed} {
+		sb := fresh(tenant(t, s, string(end)))
+		sb.Spec.Env = map[string]string{"TOKEN": "s3cret"}
+		if _, _, err := s.Create(ctx, sb, sandbox.CreateRequest{}, 0); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Move(ctx, sb.ID, sandbox.Provisioning, end, nil)
+		if err != nil || got.Spec.Env != nil {
+			t.Errorf("%s with %v, %v; want no environment", end, got.Spec.Env, err)
+		}
+	}
+	var n int
+	if err := s.read.QueryRow("select count(*) from sandboxes where env like '%s3cret%'").Scan(&n); err != nil || n != 0 {
+		t.Errorf("%d rows hold the secret (%v)", n, err)
+	}
+}
+
+func TestErrorEventsOfOneSandboxAreBounded(t *testing.T) {
+	ctx, s := context.Background(), open(t)
+	a := tenant(t, s, "a")
+	sb, _, err := s.Create(ctx, fresh(a), sandbox.CreateRequest{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	oops := event.Event{Sandbox: sb.ID, Tenant: a, Type: event.Error, Data: map[string]any{"code": sandbox.CodeDiskFull}}
+	for i := range maxErrors + 5 {
+		e, err := s.AppendEvent(ctx, oops)
+		if err != nil || (e.Seq != 0) != (i <= maxErrors) {
+			t.Fatalf("error %d = %+v, %v", i, e, err)
+		}
+	}
+	// What ends it is always told.
+	end := event.Event{Type: event.Error, Data: map[string]any{"code": sandbox.CodeOutOfMemory}}
+	if _, err := s.Move(ctx, sb.ID, sandbox.Provisioning, sandbox.Failed, nil, end); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.EventsAfter(ctx, sb.ID, 0, 1000)
+	if err != nil || len(list) != 1+maxErrors+1+2 {
+		t.Fatalf("%d events, %v", len(list), err)
+	}
+	for i, want := range map[int]string{maxErrors: sandbox.CodeDiskFull, maxErrors + 1: sandbox.CodeRateLimited, maxErrors + 2: sandbox.CodeOutOfMemory} {
+		if got := list[i].Data["code"]; got != want {
+			t.Errorf("event %d is %v, want %s", i, list[i].Data, want)
+		}
 	}
 }
 

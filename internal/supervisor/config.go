@@ -86,8 +86,16 @@ type Deps struct {
 	Templates Templates
 	Driver    driver.Driver
 	Events    Events
-	Builds    Builds // nil: nothing is ever being built, and snapshots stay lost
+	Builds    Builds   // nil: nothing is ever being built, and snapshots stay lost
+	Capacity  Capacity // nil: the host always has room
 	Log       *slog.Logger
+}
+
+// Capacity knows what the host has left. It must answer fast.
+type Capacity interface {
+	// Room returns nil when one more sandbox of this size may start, or else
+	// an Unavailable that says what is short.
+	Room(ctx context.Context, need sandbox.Resources) error
 }
 
 // Store holds the rows. Every change is one durable transaction with its

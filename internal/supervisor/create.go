@@ -23,6 +23,9 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
+	if err := s.room(ctx, sb.Spec.Resources); err != nil {
+		return sandbox.Sandbox{}, err
+	}
 	t, err := s.resolve(ctx, sb.Spec.Template)
 	if err != nil {
 		return sandbox.Sandbox{}, err
@@ -62,10 +65,18 @@ func (s *Supervisor) open() error {
 		return errClosing
 	case s.draining:
 		return errDraining
-	case !s.recovered:
+	case !s.hasRecovered():
 		return errStarting
 	}
 	return nil
+}
+
+// room tells whether the host can take one more of this size.
+func (s *Supervisor) room(ctx context.Context, res sandbox.Resources) error {
+	if s.capacity == nil {
+		return nil
+	}
+	return s.capacity.Room(ctx, res)
 }
 
 // resolve finds a template. One that is being built comes back without a
@@ -164,7 +175,17 @@ func (s *Supervisor) startFailed(u *unit, sb sandbox.Sandbox, err error) {
 	if errors.As(err, &e) && e.Kind != sandbox.Internal {
 		reason += ": " + e.Message
 	}
-	s.fail(u, failure{code: sandbox.CodeStartFailed, reason: reason}, sandbox.Provisioning, sandbox.Running)
+	if s.fail(u, failure{code: sandbox.CodeStartFailed, reason: reason}, sandbox.Provisioning, sandbox.Running) {
+		return
+	}
+	// Its row may have come to its end before we had a unit, as when a pool
+	// member dies in the moment of its claim: then nobody else frees what we
+	// have started.
+	got, err := s.store.Sandbox(s.life, sb.Tenant, string(sb.ID))
+	if isKind(err, sandbox.NotFound) || err == nil && (got.State == sandbox.Destroyed || got.State == sandbox.Failed) {
+		u.end(errLost)
+		s.free(u)
+	}
 }
 
 // start has the driver start a sandbox, from a snapshot where there is one. The

@@ -23,6 +23,11 @@ const hostTimeout = 30 * time.Second
 // host has let go of it, or when DestroyWait is over: then the rest goes on
 // by itself. Repeating it returns the same.
 func (s *Supervisor) Destroy(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+	starting, cancel := context.WithTimeoutCause(ctx, s.cfg.DestroyWait, errStarting)
+	defer cancel()
+	if err := s.afterRecovery(starting); err != nil {
+		return sandbox.Sandbox{}, err
+	}
 	got, err := s.bury(ctx, c.Tenant, id, "", nil)
 	if err != nil {
 		return sandbox.Sandbox{}, err
@@ -72,15 +77,19 @@ func (s *Supervisor) bury(ctx context.Context, tenant sandbox.TenantID, id, reas
 // expire ends a running sandbox whose time is up.
 func (s *Supervisor) expire(tenant sandbox.TenantID, id sandbox.ID) {
 	s.spawn(func() {
-		err := s.persist(s.life, "expire", func() error {
-			_, err := s.bury(s.life, tenant, string(id), reasonTimeout, func(sb sandbox.Sandbox) bool {
+		var sb sandbox.Sandbox
+		err := s.persist(s.life, "expire", func() (err error) {
+			sb, err = s.bury(s.life, tenant, string(id), reasonTimeout, func(sb sandbox.Sandbox) bool {
 				end := sb.Deadline()
 				return sb.State == sandbox.Running && !end.IsZero() && !end.After(time.Now())
 			})
 			return err
 		})
-		if err != nil && s.life.Err() == nil {
+		switch {
+		case err != nil && s.life.Err() == nil:
 			s.log.Error("a sandbox could not be ended at its deadline", "sandbox", id, "err", err)
+		case err == nil && sb.State == sandbox.Running: // the clock was set back, or the deadline moved
+			s.deadlines.set(sb, sb.Deadline())
 		}
 	})
 }

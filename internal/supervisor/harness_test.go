@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type machine struct {
 	log    *event.Log
 	fake   *runtimetest.Fake
 	builds *fakeBuilds
+	host   fakeCapacity
 	cfg    Config
 	a, b   sandbox.Caller // of two tenants
 }
@@ -118,7 +120,7 @@ func (m *machine) deps(st Store) Deps {
 	if testing.Verbose() {
 		out = m.t.Output()
 	}
-	return Deps{Store: st, Templates: m.db, Driver: m.fake, Events: m.log, Builds: m.builds,
+	return Deps{Store: st, Templates: m.db, Driver: m.fake, Events: m.log, Builds: m.builds, Capacity: &m.host,
 		Log: slog.New(slog.NewTextHandler(out, nil))}
 }
 
@@ -234,6 +236,17 @@ func code(err error) string {
 		return ""
 	}
 	return sandbox.AsError(err).Code
+}
+
+// fakeCapacity is a host that is full or not.
+type fakeCapacity struct{ full, asked atomic.Bool }
+
+func (f *fakeCapacity) Room(context.Context, sandbox.Resources) error {
+	f.asked.Store(true)
+	if f.full.Load() {
+		return sandbox.E(sandbox.Unavailable, sandbox.CodeHostFull, "no memory")
+	}
+	return nil
 }
 
 // fakeBuilds says what is being built, and counts what is asked to be remade.

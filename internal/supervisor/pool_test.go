@@ -102,6 +102,26 @@ func TestPoolWaitsForASnapshot(t *testing.T) {
 	m.warm(1)
 }
 
+func TestFullHostTakesNoSandboxAndFillsNoPool(t *testing.T) {
+	m := bareMachine(t, Config{WarmPool: 1, EmptySlots: 2})
+	m.a = m.tenant("a")
+	m.template("r1")
+	m.host.full.Store(true)
+	starts := len(m.fake.Starts())
+	m.up()
+	m.eventually("the pool's keeper asks for room", m.host.asked.Load)
+	if _, err := m.Create(m.ctx, m.a, sandbox.CreateRequest{}); code(err) != sandbox.CodeHostFull || !isKind(err, sandbox.Unavailable) {
+		t.Errorf("Create on a full host = %v", err)
+	}
+	if rows, err := m.db.Unfreed(m.ctx); err != nil || len(rows) != 0 || len(m.fake.Starts()) != starts || len(m.fake.Prepared()) != 0 {
+		t.Errorf("a full host took %v, starts %v, slots %v (%v)", rows, m.fake.Starts(), m.fake.Prepared(), err)
+	}
+	m.host.full.Store(false)
+	m.wakePool()
+	m.warm(1)
+	m.create(m.a, sandbox.CreateRequest{})
+}
+
 func TestPoolFailureDoesNotStopIt(t *testing.T) {
 	m := bareMachine(t, Config{WarmPool: 1})
 	m.template("r1")

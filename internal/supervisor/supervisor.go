@@ -39,11 +39,13 @@ type Supervisor struct {
 	driver    driver.Driver
 	events    Events
 	builds    Builds
+	capacity  Capacity
 	log       *slog.Logger
 
 	starts    *queue
 	deadlines *deadlines
 	refill    chan struct{} // has room for one: look at the pool
+	recovered chan struct{} // closed once Recover is through
 
 	// life ends with Close; every goroutine here is under it.
 	life    context.Context
@@ -53,7 +55,6 @@ type Supervisor struct {
 	mu        sync.Mutex
 	units     map[sandbox.ID]*unit
 	forgotten chan struct{} // closed and replaced when a unit goes
-	recovered bool
 	draining  bool
 	closed    bool
 }
@@ -68,8 +69,8 @@ func New(cfg Config, d Deps) *Supervisor {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Supervisor{
-		cfg: cfg, store: d.Store, templates: d.Templates, driver: d.Driver, events: d.Events, builds: d.Builds, log: d.Log,
-		starts: newQueue(cfg.Starts), deadlines: newDeadlines(), refill: make(chan struct{}, 1),
+		cfg: cfg, store: d.Store, templates: d.Templates, driver: d.Driver, events: d.Events, builds: d.Builds, capacity: d.Capacity, log: d.Log,
+		starts: newQueue(cfg.Starts), deadlines: newDeadlines(), refill: make(chan struct{}, 1), recovered: make(chan struct{}),
 		units: map[sandbox.ID]*unit{}, forgotten: make(chan struct{}),
 	}
 	s.life, s.endLife = context.WithCancelCause(context.Background())
@@ -160,10 +161,32 @@ func (s *Supervisor) absent() error {
 	if s.closed {
 		return errClosing
 	}
-	if !s.recovered {
+	if !s.hasRecovered() {
 		return errStarting
 	}
 	return errNotRunning // it has ended since its row was read
+}
+
+func (s *Supervisor) hasRecovered() bool {
+	select {
+	case <-s.recovered:
+		return true
+	default:
+		return false
+	}
+}
+
+// afterRecovery waits until rows and host agree. What changes a row or asks for
+// a unit before that would be missed by Recover, or miss what it finds.
+func (s *Supervisor) afterRecovery(ctx context.Context) error {
+	select {
+	case <-s.recovered:
+		return nil
+	case <-s.life.Done():
+		return errClosing
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Ready blocks until the sandbox is ready or can't be any more, or ctx ends; then
@@ -171,6 +194,9 @@ func (s *Supervisor) absent() error {
 func (s *Supervisor) Ready(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
 	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
 	if err != nil || settled(sb) {
+		return sb, err
+	}
+	if err := s.afterRecovery(ctx); err != nil {
 		return sb, err
 	}
 	if u := s.lookup(sb.ID); u != nil {

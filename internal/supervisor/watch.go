@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"iter"
 	"strings"
 	"time"
 
@@ -73,6 +74,10 @@ const (
 	noticeEvery  = 10 * time.Second
 	noticeBurst  = 5
 	noticesRetry = 10 * time.Second // at most between two connections
+	// No more are read, a second and at once: who sends without end waits, and
+	// costs the daemon nothing.
+	noticeReads     = 20
+	noticeReadBurst = 100
 )
 
 // noticeCodes names the notices that become error events.
@@ -91,9 +96,10 @@ func (s *Supervisor) listen(u *unit, sb sandbox.Sandbox, since time.Time) {
 	for _, code := range noticeCodes {
 		limits[code] = rate.NewLimiter(rate.Every(noticeEvery), noticeBurst)
 	}
+	pace := rate.NewLimiter(noticeReads, noticeReadBurst)
 	after := uint64(0)
 	for wait := 100 * time.Millisecond; u.life.Err() == nil; wait = min(2*wait, noticesRetry) {
-		for n, err := range u.agent(s.driver).Notices(u.life, after) {
+		for n, err := range paced(u.life, pace, u.agent(s.driver).Notices(u.life, after)) {
 			if err != nil {
 				break
 			}
@@ -106,6 +112,17 @@ func (s *Supervisor) listen(u *unit, sb sandbox.Sandbox, since time.Time) {
 		}
 		if !pause(u.life, wait) {
 			return
+		}
+	}
+}
+
+// paced yields what seq does, no faster than pace lets it.
+func paced[T any](ctx context.Context, pace *rate.Limiter, seq iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for v, err := range seq {
+			if pace.Wait(ctx) != nil || !yield(v, err) {
+				return
+			}
 		}
 	}
 }

@@ -194,9 +194,10 @@ func (t *Table) signalForked() {
 func (t *Table) reaped(pid int, ws unix.WaitStatus) {
 	p := t.take(pid)
 	if p == nil {
-		t.launching.Lock()
-		t.launching.Unlock() //nolint:staticcheck // only to let a launch under way register
-		if p = t.take(pid); p == nil {
+		t.launching.Lock() // a launch under way registers first
+		p = t.take(pid)
+		t.launching.Unlock()
+		if p == nil {
 			return // an orphan
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -80,8 +79,9 @@ func TestDiesUnwatched(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the sentry's end", func() bool { return len(h.sentries()) == 0 })
+	h.panicked(id, "goroutine 1: /host/path")
 	h.open()
-	if exit := h.wait(id); !strings.Contains(exit.Reason, "nobody watched") {
+	if exit := h.wait(id); exit.Reason != "the sandbox ended while nobody watched" {
 		t.Errorf("Wait = %+v", exit)
 	}
 	if ids, _ := h.driver.List(t.Context()); !slices.Contains(ids, id) {

@@ -77,6 +77,12 @@ func TestNothingShared(t *testing.T) {
 	if len(sentries) != 7 {
 		t.Fatalf("%d sentries, want 7", len(sentries))
 	}
+	for _, pid := range h.processes() { // the sentries' helpers, too
+		score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+		if got := strings.TrimSpace(string(score)); err == nil && pid != engine && got != "500" {
+			t.Errorf("process %d has an oom_score_adj of %s, want 500: it must go before the engine", pid, got)
+		}
+	}
 	owner := map[string]string{}
 	for d := range descriptors(t, engine) {
 		owner[d] = "the engine"

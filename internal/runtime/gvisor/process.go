@@ -52,10 +52,25 @@ func extract(dir string, program []byte) error {
 	return nil
 }
 
+// logLimit is the size, in bytes, beyond which a starting engine's log begins
+// anew; the last one is kept as engine.log.old.
+const logLimit = 64 << 20
+
+// openLog opens the log of an engine that is about to start in dir.
+func openLog(dir string) (*os.File, error) {
+	path := filepath.Join(dir, logName)
+	if info, err := os.Stat(path); err == nil && info.Size() > logLimit {
+		if err := os.Rename(path, path+".old"); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+}
+
 // launch starts an engine that outlives this process. The returned channel says
 // when it ended, while this process lives to see it.
 func launch(dir string, args []string) (<-chan error, error) {
-	log, err := os.OpenFile(filepath.Join(dir, logName), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := openLog(dir)
 	if err != nil {
 		return nil, fmt.Errorf("engine log: %w", err)
 	}

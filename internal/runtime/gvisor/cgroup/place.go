@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -21,11 +22,18 @@ type Placement struct {
 	CPUs   int      `json:"cpus"`   // to show inside
 	Quota  int64    `json:"quota"`  // microseconds per period, 0: none
 	Period int64    `json:"period"` // microseconds
+	// OOMScore is written to oom_score_adj; 0 leaves it as inherited. It is set
+	// here so that every process of the sandbox inherits it.
+	OOMScore int `json:"oom_score,omitempty"`
 }
+
+// oomScore makes the kernel end sandboxes before the engine and the daemon, which
+// have a negative one, and before what else the machine runs.
+const oomScore = 500
 
 // Placement describes a group with these limits.
 func (g *Groups) Placement(name string, l Limits) Placement {
-	p := Placement{Join: g.tree.join(name), Memory: l.Memory, CPUs: runtime.NumCPU()}
+	p := Placement{Join: g.tree.join(name), Memory: l.Memory, CPUs: runtime.NumCPU(), OOMScore: oomScore}
 	if l.MilliCPU > 0 {
 		p.Quota, p.Period = l.quota(), period
 		// Below two, programs leave out locks that a sentry needs them to
@@ -78,6 +86,11 @@ func Enter(args []string) ([]string, error) {
 	for _, file := range p.Join {
 		// "0" is the writer, in whatever pid namespace it lives.
 		if err := write(file, "0"); err != nil {
+			return nil, fmt.Errorf("enter cgroup: %w", err)
+		}
+	}
+	if p.OOMScore != 0 {
+		if err := write("/proc/self/oom_score_adj", strconv.Itoa(p.OOMScore)); err != nil {
 			return nil, fmt.Errorf("enter cgroup: %w", err)
 		}
 	}

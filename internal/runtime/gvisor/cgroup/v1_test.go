@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 			}
 			held = append(held, chunk)
 		}
-		fmt.Println("full")
+		fmt.Println("full", len(held))
 		_, _ = io.Copy(io.Discard, os.Stdin)
 	case "burn": // for a second, then tell the CPU time in ms
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')

@@ -84,9 +84,9 @@ func (e *Engine) recoverSlot(n int, dir string, rec record) {
 			log.Info("adopted")
 			return
 		} else {
-			log.Warn("a sandbox ended while no engine watched", "err", err)
+			log.Warn("a sandbox ended while no engine watched", "err", err, "panic", panicText(dir))
 		}
-		exit := runtime.Exit{Reason: "the sandbox ended while nobody watched" + panicText(dir)}
+		exit := runtime.Exit{Reason: endedUnwatched}
 		if rec.Boot != e.boot {
 			exit.Reason = "the machine was restarted"
 		} else if oom, err := e.cfg.Groups.OOMKilled(slotName(n)); err == nil && oom {

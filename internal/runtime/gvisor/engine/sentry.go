@@ -209,11 +209,15 @@ func newFilestore(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// exitOf says in a sentence why a sentry ended that nobody killed.
-func exitOf(status unix.WaitStatus, child bool, dir string) runtime.Exit {
+// endedUnwatched is the reason of sandboxes that ended while no engine ran.
+const endedUnwatched = "the sandbox ended while nobody watched"
+
+// exitOf says in a sentence why a sentry ended that nobody killed. The sentence
+// is the tenant's to read: what the sentry said is not in it.
+func exitOf(status unix.WaitStatus, child bool) runtime.Exit {
 	switch {
 	case !child:
-		return runtime.Exit{Reason: "the sandbox ended while nobody watched" + panicText(dir)}
+		return runtime.Exit{Reason: endedUnwatched}
 	case status.Signaled():
 		return runtime.Exit{Reason: fmt.Sprintf("the sandbox's kernel was killed by signal %d", status.Signal())}
 	case status.ExitStatus() == 0:
@@ -223,7 +227,7 @@ func exitOf(status unix.WaitStatus, child bool, dir string) runtime.Exit {
 	}
 }
 
-// panicText returns the first words of a sentry's panic log, if any.
+// panicText returns the first words of a sentry's panic log, if any, for logs.
 func panicText(dir string) string {
 	f, err := os.Open(filepath.Join(dir, panicLogName))
 	if err != nil {

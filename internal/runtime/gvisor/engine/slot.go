@@ -53,8 +53,6 @@ func (s *slot) record() record {
 	return s.rec
 }
 
-func (s *slot) phase() phase { return s.record().Phase }
-
 // update changes the record on disk, then in memory.
 func (s *slot) update(change func(*record)) error {
 	s.mu.Lock()
@@ -191,12 +189,12 @@ func (e *Engine) watch(s *slot) {
 	rec := s.record()
 	log := e.cfg.Log.With("slot", s.number, "sandbox", rec.ID)
 	if rec.Phase != dying && rec.Exit == nil {
-		exit := exitOf(status, child, s.dir)
+		exit := exitOf(status, child)
 		// Read while the group is there: the answer goes with it.
 		if oom, err := e.cfg.Groups.OOMKilled(s.name()); err == nil && oom {
 			exit = runtime.Exit{Reason: "out of memory: the sandbox used more than its limit", OutOfMemory: true}
 		}
-		log.Warn("sentry ended by itself", "reason", exit.Reason)
+		log.Warn("sentry ended by itself", "reason", exit.Reason, "panic", panicText(s.dir))
 		if err := s.update(func(r *record) { r.Exit = &exit }); err != nil {
 			log.Error("record of an ended sentry", "err", err)
 		}

@@ -37,21 +37,21 @@ var maxSysmsgThreads int // 0 until the platform is set up
 
 // state has the layout of the library's fastPathState.
 type state struct {
-	stubBaseline, sentryBaseline [80]atomicbitops.Uint64
-	stubBackoff, sentryBackoff   int
-	failures                     [4]int
-	_                            [hostarch.CacheLineSize]byte
-	stubEnabled                  atomicbitops.Bool
-	_                            [hostarch.CacheLineSize]byte
-	sentryEnabled                atomicbitops.Bool
-	_                            [hostarch.CacheLineSize]byte
-	awakeStubs                   atomicbitops.Uint32
-	_                            [hostarch.CacheLineSize]byte
-	usedStub                     atomicbitops.Bool
-	_                            [hostarch.CacheLineSize]byte
-	usedSentry                   atomicbitops.Bool
-	_                            [hostarch.CacheLineSize]byte
-	decide                       func(*state)
+	_                          [2][80]atomicbitops.Uint64 // latencies
+	stubBackoff, sentryBackoff int
+	_                          [4]int // failures
+	_                          [hostarch.CacheLineSize]byte
+	_                          atomicbitops.Bool // stubs may spin
+	_                          [hostarch.CacheLineSize]byte
+	_                          atomicbitops.Bool // the sentry may
+	_                          [hostarch.CacheLineSize]byte
+	_                          atomicbitops.Uint32 // stubs awake
+	_                          [hostarch.CacheLineSize]byte
+	usedStub                   atomicbitops.Bool
+	_                          [hostarch.CacheLineSize]byte
+	usedSentry                 atomicbitops.Bool
+	_                          [hostarch.CacheLineSize]byte
+	decide                     func(*state)
 }
 
 // firstBackoff is what the library sets both backoffs to; anything else means
