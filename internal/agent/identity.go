@@ -153,9 +153,10 @@ func (a *Agent) replace(name string, data []byte) error {
 }
 
 // environ is what a process starts with: the defaults, then Init's, then its own.
-func (id *identity) environ(own map[string]string, terminal bool) []string {
+func (id *identity) environ(own map[string]string, dir string, terminal bool) []string {
 	all := map[string]string{
 		"PATH": searchPath, "HOME": home, "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8",
+		"PWD": dir, // as a shell would leave it
 	}
 	if terminal {
 		all["TERM"] = "xterm-256color"

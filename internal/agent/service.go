@@ -65,7 +65,6 @@ func (s service) Start(ctx context.Context, r *connect.Request[guestpb.StartRequ
 	spec := proc.Spec{
 		Args:    m.Args,
 		Dir:     m.Cwd,
-		Env:     id.environ(m.Env, m.Pty != nil),
 		Stdin:   m.Stdin,
 		Timeout: time.Duration(m.TimeoutMs) * time.Millisecond,
 		Detach:  m.Detach,
@@ -73,6 +72,7 @@ func (s service) Start(ctx context.Context, r *connect.Request[guestpb.StartRequ
 	if spec.Dir == "" {
 		spec.Dir = id.workdir
 	}
+	spec.Env = id.environ(m.Env, spec.Dir, m.Pty != nil)
 	if m.Pty != nil {
 		size := sizeOf(m.Pty)
 		spec.PTY = &size

@@ -90,9 +90,7 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	s.mu.Lock()
-	s.recovered = true
-	s.mu.Unlock()
+	close(s.recovered)
 	s.spawn(s.keepPool)
 	return nil
 }
@@ -108,11 +106,7 @@ func (s *Supervisor) adopt(u *unit, sb sandbox.Sandbox) {
 	}
 	defer u.give()
 	u.births++
-	t, err := s.templates.Template(u.life, sb.Spec.Template)
-	if err != nil && !isKind(err, sandbox.NotFound) {
-		s.log.Warn("the template of a running sandbox can't be read", "sandbox", sb.ID, "err", err)
-	}
-	if err := s.init(u.life, u, sb, t); err != nil {
+	if err := s.reach(u, sb); err != nil {
 		if u.life.Err() == nil {
 			s.log.Warn("a sandbox did not outlive the daemon", "sandbox", sb.ID, "err", err)
 			s.fail(u, failure{sandbox.CodeSandboxGone, lostWhileDown}, sandbox.Running)
@@ -137,6 +131,29 @@ func (s *Supervisor) adopt(u *unit, sb sandbox.Sandbox) {
 	s.attend(u, sb)
 }
 
+// reach asks the agent of a sandbox that outlived the daemon for an answer. One
+// that has its identity keeps it: its template may be another by now, and its
+// files are its own.
+func (s *Supervisor) reach(u *unit, sb sandbox.Sandbox) error {
+	if sb.Ready {
+		return s.ping(u)
+	}
+	t, err := s.templates.Template(u.life, sb.Spec.Template)
+	if err != nil && !isKind(err, sandbox.NotFound) {
+		return fmt.Errorf("its template: %w", err)
+	}
+	return s.init(u.life, u, sb, t)
+}
+
+// ping returns once the agent answers.
+func (s *Supervisor) ping(u *unit) error {
+	ctx, cancel := context.WithTimeoutCause(u.life, s.cfg.InitTimeout,
+		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "its agent did not answer in time"))
+	defer cancel()
+	_, err := u.agent(s.driver).Metrics(ctx)
+	return err
+}
+
 // adoptMember takes over a member of the warm pool; the pool's keeper decides
 // whether it still belongs there.
 func (s *Supervisor) adoptMember(u *unit, sb sandbox.Sandbox) {
@@ -145,9 +162,7 @@ func (s *Supervisor) adoptMember(u *unit, sb sandbox.Sandbox) {
 	}
 	defer u.give()
 	u.births++
-	ctx, cancel := context.WithTimeout(u.life, s.cfg.InitTimeout)
-	defer cancel()
-	if _, err := u.agent(s.driver).Metrics(ctx); err != nil {
+	if s.ping(u) != nil {
 		s.retire(u, sandbox.Warm)
 		return
 	}

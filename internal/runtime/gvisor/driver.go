@@ -100,7 +100,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	// The policy is the daemon's: it follows the configuration of today, also
 	// for sandboxes that run already. No sandbox runs before it is in place.
-	if d.network, err = cfg.Network.open(); err != nil {
+	if d.network, err = cfg.Network.open(cfg.Log); err != nil {
 		return nil, fmt.Errorf("gvisor: %w", err)
 	}
 	if err := d.network.Setup(ctx); err != nil {
@@ -145,8 +145,8 @@ func (n Network) args() []string {
 }
 
 // open gives access to the host's side of it.
-func (n Network) open() (*network.Network, error) {
-	return network.New(network.Config{NamePrefix: n.Name, Prefix: n.Prefix, Allow: n.Allow, Resolvers: n.Resolvers})
+func (n Network) open(log *slog.Logger) (*network.Network, error) {
+	return network.New(network.Config{NamePrefix: n.Name, Prefix: n.Prefix, Allow: n.Allow, Resolvers: n.Resolvers, Log: log})
 }
 
 // findOlder reads the slots' records for sandboxes of other engines.
