@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 go=${GO:-go}
 scripts/install.sh test
 CGO_ENABLED=0 "$go" build -trimpath -ldflags '-s -w' -o bin/runsc ./bench/runsc
-exec bin/silica bench --own --runsc bin/runsc --out docs/bench.md "$@"
+exec bin/silica bench --own --runsc "$PWD/bin/runsc" --out docs/bench.md "$@"

@@ -95,7 +95,14 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 	return nil
 }
 
-// adopt takes over a sandbox that outlived the daemon.
+// How long an adoption waits between two questions to a silent agent.
+const (
+	adoptPause    = time.Second
+	adoptPauseMax = 30 * time.Second
+)
+
+// adopt takes over a sandbox that outlived the daemon. It asks once; an agent
+// that is silent, as a busy one can be, is asked again behind it.
 func (s *Supervisor) adopt(u *unit, sb sandbox.Sandbox) {
 	if end := sb.Deadline(); !end.IsZero() && !end.After(time.Now()) {
 		s.expire(sb.Tenant, sb.ID)
@@ -104,9 +111,55 @@ func (s *Supervisor) adopt(u *unit, sb sandbox.Sandbox) {
 	if u.take(u.life) != nil {
 		return
 	}
-	defer u.give()
 	u.births++
-	if err := s.reach(u, sb); err != nil {
+	s.deadlines.set(sb, sb.Deadline()) // it counts also while nobody answers
+	alive, stop := s.whileAlive(u)
+	err := s.reach(alive, u, sb)
+	if err == nil || alive.Err() != nil {
+		s.adopted(u, sb, err)
+	} else if s.spawn(func() {
+		defer u.give()
+		defer stop()
+		s.adopted(u, sb, s.insist(alive, u, sb, err))
+	}) {
+		return // the token goes with it
+	}
+	stop()
+	u.give()
+}
+
+// whileAlive returns a context that ends with the unit's life, or when the
+// driver says that the sandbox is gone.
+func (s *Supervisor) whileAlive(u *unit) (context.Context, context.CancelFunc) {
+	alive, stop := context.WithCancel(u.life)
+	s.spawn(func() {
+		if exit, ended := s.wait(alive, u); ended {
+			s.log.Info("a sandbox ended before it was adopted", "sandbox", u.id, "reason", exit.Reason)
+			stop()
+		}
+	})
+	return alive, stop
+}
+
+// insist asks an agent that was silent until it answers, or alive ends. Only the
+// driver can say that a sandbox is lost: a tenant who keeps every CPU busy must
+// not lose its files for that.
+func (s *Supervisor) insist(alive context.Context, u *unit, sb sandbox.Sandbox, err error) error {
+	s.log.Warn("a sandbox lives but its agent does not answer: asking again until it does", "sandbox", u.id, "err", err)
+	for wait := adoptPause; pause(alive, wait); wait = min(2*wait, adoptPauseMax) {
+		if err = s.reach(alive, u, sb); err == nil {
+			s.log.Info("the agent answers", "sandbox", u.id)
+			return nil
+		}
+		s.log.Debug("the agent is silent still", "sandbox", u.id, "err", err)
+	}
+	return err
+}
+
+// adopted goes on with what reach found out: err unless nil says that the sandbox
+// is lost, or the unit's life over. The caller holds the unit's host token.
+func (s *Supervisor) adopted(u *unit, sb sandbox.Sandbox, err error) {
+	if err != nil {
 		if u.life.Err() == nil {
 			s.log.Warn("a sandbox did not outlive the daemon", "sandbox", sb.ID, "err", err)
 			s.fail(u, failure{sandbox.CodeSandboxGone, lostWhileDown}, sandbox.Running)
@@ -134,20 +187,20 @@ func (s *Supervisor) adopt(u *unit, sb sandbox.Sandbox) {
 // reach asks the agent of a sandbox that outlived the daemon for an answer. One
 // that has its identity keeps it: its template may be another by now, and its
 // files are its own.
-func (s *Supervisor) reach(u *unit, sb sandbox.Sandbox) error {
+func (s *Supervisor) reach(ctx context.Context, u *unit, sb sandbox.Sandbox) error {
 	if sb.Ready {
-		return s.ping(u)
+		return s.ping(ctx, u)
 	}
-	t, err := s.templates.Template(u.life, sb.Spec.Template)
+	t, err := s.templates.Template(ctx, sb.Spec.Template)
 	if err != nil && !isKind(err, sandbox.NotFound) {
 		return fmt.Errorf("its template: %w", err)
 	}
-	return s.init(u.life, u, sb, t)
+	return s.init(ctx, u, sb, t)
 }
 
 // ping returns once the agent answers.
-func (s *Supervisor) ping(u *unit) error {
-	ctx, cancel := context.WithTimeoutCause(u.life, s.cfg.InitTimeout,
+func (s *Supervisor) ping(ctx context.Context, u *unit) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.InitTimeout,
 		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "its agent did not answer in time"))
 	defer cancel()
 	_, err := u.agent(s.driver).Metrics(ctx)
@@ -162,7 +215,7 @@ func (s *Supervisor) adoptMember(u *unit, sb sandbox.Sandbox) {
 	}
 	defer u.give()
 	u.births++
-	if s.ping(u) != nil {
+	if s.ping(u.life, u) != nil {
 		s.retire(u, sandbox.Warm)
 		return
 	}

@@ -98,19 +98,96 @@ func TestExpiryWhileDown(t *testing.T) {
 }
 
 func TestRecoverDoesNotWaitForASilentAgent(t *testing.T) {
-	m := newMachine(t, Config{AdoptWait: 20 * time.Millisecond, InitTimeout: 300 * time.Millisecond})
+	m := newMachine(t, Config{AdoptWait: 20 * time.Millisecond, InitTimeout: 200 * time.Millisecond})
 	ok, silent := m.create(m.a, sandbox.CreateRequest{}), m.create(m.a, sandbox.CreateRequest{})
-	m.fake.Agent(silent.ID).Hang()
+	if _, err := m.echo(m.a, silent.ID, "echo kept > /root/f"); err != nil {
+		t.Fatal(err)
+	}
+	resume := m.fake.Agent(silent.ID).Hang()
+	m.cfg.CreateWait = 10 * time.Millisecond
 	begin := time.Now()
 	m.restart()
 	if d := time.Since(begin); d > 2*time.Second {
 		t.Errorf("Recover took %v", d)
 	}
-	if _, err := m.echo(m.a, ok.ID, "true"); err != nil {
-		t.Errorf("the one that answers: %v", err)
+	m.eventually("the one that answers is adopted", func() bool {
+		_, err := m.echo(m.a, ok.ID, "true")
+		return err == nil
+	})
+	// Asked twice in vain by then.
+	m.eventually("its agent had time enough", func() bool { return time.Since(begin) > adoptPause+2*m.cfg.InitTimeout })
+	if got := m.get(m.a, silent.ID); got.State != sandbox.Running {
+		t.Fatalf("silent but alive: %+v", got)
 	}
-	m.eventually("the silent one is given up", func() bool { return m.get(m.a, silent.ID).State == sandbox.Failed })
-	m.eventually("and freed", func() bool { return slices.Equal(m.onHost(), []sandbox.ID{ok.ID}) })
+	if _, _, _, err := m.Guest(m.ctx, m.a, string(silent.ID)); code(err) != sandbox.CodeNotRunning {
+		t.Errorf("Guest meanwhile = %v, want %s", err, sandbox.CodeNotRunning)
+	}
+	resume()
+	m.eventually("it is adopted when it answers", func() bool {
+		got, err := m.echo(m.a, silent.ID, "cat /root/f")
+		return err == nil && got == "kept\n"
+	})
+	if err := m.fake.Kill(silent.ID, driver.Exit{Reason: "crash"}); err != nil {
+		t.Fatal(err)
+	}
+	m.eventually("its death is noticed", func() bool { return m.get(m.a, silent.ID).Reason == "crash" })
+}
+
+func TestEndsOfASilentSandbox(t *testing.T) {
+	end := map[string]struct {
+		req    sandbox.CreateRequest
+		by     func(*machine, sandbox.ID) error
+		state  sandbox.State
+		reason []string // one of them
+	}{
+		"death": {
+			by: func(m *machine, id sandbox.ID) error {
+				return m.fake.Kill(id, driver.Exit{Reason: "crash"})
+			},
+			// The dying agent of the fake may let go of what it held back.
+			state: sandbox.Failed, reason: []string{lostWhileDown, "crash"},
+		},
+		"deadline": {
+			req:   sandbox.CreateRequest{Timeout: 2 * time.Second},
+			state: sandbox.Destroyed, reason: []string{reasonTimeout},
+		},
+		"destroy": {
+			by: func(m *machine, id sandbox.ID) error {
+				_, err := m.Destroy(m.ctx, m.a, string(id))
+				return err
+			},
+			state: sandbox.Destroyed, reason: []string{""},
+		},
+	}
+	for name, tc := range end {
+		t.Run(name, func(t *testing.T) {
+			// Whether between two questions or waiting for an answer.
+			for _, patient := range []time.Duration{20 * time.Millisecond, patience} {
+				m := newMachine(t, Config{AdoptWait: 50 * time.Millisecond, InitTimeout: patience})
+				sb := m.create(m.a, tc.req)
+				m.fake.Agent(sb.ID).Hang()
+				m.cfg.InitTimeout = patient
+				m.restart()
+				if tc.by != nil {
+					if got := m.get(m.a, sb.ID); got.State != sandbox.Running {
+						t.Errorf("silent but alive: %+v", got)
+					}
+					if err := tc.by(m, sb.ID); err != nil {
+						t.Fatal(err)
+					}
+				}
+				begin := time.Now()
+				m.eventually("it has ended", func() bool { return m.get(m.a, sb.ID).State != sandbox.Running })
+				if d := time.Since(begin); d > patience/2 {
+					t.Errorf("ended after %v only", d)
+				}
+				if got := m.get(m.a, sb.ID); got.State != tc.state || !slices.Contains(tc.reason, got.Reason) {
+					t.Errorf("at its end: %+v", got)
+				}
+				m.nothingOnHost()
+			}
+		})
+	}
 }
 
 func TestRecoverIsQuick(t *testing.T) {

@@ -134,8 +134,8 @@ func (s *Supervisor) Guest(ctx context.Context, c sandbox.Caller, id string) (co
 		return nil, nil, sandbox.Sandbox{}, s.absent()
 	}
 	// A member that was just claimed is running, and gets its identity in
-	// these milliseconds.
-	if !sb.Ready {
+	// these milliseconds; one that outlived the daemon is yet to be adopted.
+	if !u.usable() {
 		wait, cancel := context.WithTimeout(ctx, s.cfg.CreateWait)
 		defer cancel()
 		select {

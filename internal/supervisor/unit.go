@@ -88,6 +88,14 @@ func (u *unit) setReady() {
 	}
 }
 
+// usable tells whether the agent has its identity and answered since the daemon
+// began.
+func (u *unit) usable() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.isReady
+}
+
 // startFreeing tells whether the caller is the first who wants the unit freed.
 func (u *unit) startFreeing() bool {
 	u.mu.Lock()

@@ -19,7 +19,7 @@ import (
 func (s *Supervisor) watch(u *unit) {
 	birth := u.births
 	s.spawn(func() {
-		exit, ended := s.wait(u)
+		exit, ended := s.wait(u.life, u)
 		if !ended {
 			return
 		}
@@ -33,12 +33,12 @@ func (s *Supervisor) watch(u *unit) {
 	})
 }
 
-// wait returns how a sandbox ended; false when its row is at its end already.
-func (s *Supervisor) wait(u *unit) (driver.Exit, bool) {
+// wait returns how a sandbox ended; false when ctx ended first.
+func (s *Supervisor) wait(ctx context.Context, u *unit) (driver.Exit, bool) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		exit, err := s.driver.Wait(u.life, u.id)
+		exit, err := s.driver.Wait(ctx, u.id)
 		switch {
-		case u.life.Err() != nil:
+		case ctx.Err() != nil:
 			return exit, false
 		case err == nil:
 			return exit, true
@@ -47,7 +47,7 @@ func (s *Supervisor) wait(u *unit) (driver.Exit, bool) {
 		}
 		// The driver is not there just now; the sandbox may well be.
 		s.log.Warn("waiting for a sandbox failed; trying again", "sandbox", u.id, "err", err)
-		if !pause(u.life, wait) {
+		if !pause(ctx, wait) {
 			return exit, false
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"silica.dev/silica/internal/blob"
 	"silica.dev/silica/internal/network"
@@ -111,7 +112,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 		return nil, fmt.Errorf("gvisor: %w", err)
 	}
 	if err := d.findOlder(ctx); err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.network.Close())
 	}
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	return d, nil
@@ -168,9 +169,9 @@ func (d *Driver) findOlder(ctx context.Context) error {
 			continue
 		}
 		e := d.engine(rec.Engine)
-		if err := e.up(ctx); err != nil {
-			d.log.Error("an earlier engine that holds sandboxes does not start", "engine", rec.Engine, "err", err)
-			continue
+		// Without it its sandboxes would pass for lost while they run.
+		if err := d.insist(ctx, e); err != nil {
+			return fmt.Errorf("gvisor: engine %s of an earlier version, which holds sandboxes, does not start: %w", rec.Engine, err)
 		}
 		// Only the current engine's empty slots are of use.
 		if err := e.call(ctx, wire.PathPrepare, wire.PrepareRequest{}, nil, true); err != nil {
@@ -179,6 +180,25 @@ func (d *Driver) findOlder(ctx context.Context) error {
 		d.older[rec.Engine] = e
 	}
 	return nil
+}
+
+// upTries is how often an engine of an earlier program is tried to start.
+const upTries = 3
+
+// insist makes sure that an engine answers, trying more than once.
+func (d *Driver) insist(ctx context.Context, e *engine) error {
+	for try, wait := 1, 200*time.Millisecond; ; try, wait = try+1, 2*wait {
+		err := e.up(ctx)
+		if err == nil || try == upTries {
+			return err
+		}
+		d.log.Warn("an earlier engine that holds sandboxes does not start; trying again", "engine", e.id, "err", err)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		}
+	}
 }
 
 // Close lets go of the engine. Engine and sandboxes go on; connections end.
@@ -312,15 +332,21 @@ func (d *Driver) find(ctx context.Context, id sandbox.ID) (*live, error) {
 	if l != nil {
 		return l, nil
 	}
-	err := error(sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "no such sandbox"))
+	// NotFound lets the caller give the sandbox up, so it takes the word of all: an
+	// engine that can't answer may be the one that has it.
+	failed := error(sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "no such sandbox"))
 	for _, e := range d.engines() {
 		var found wire.Found
-		err = e.call(ctx, wire.PathLookup, wire.IDRequest{ID: id}, &found, true)
+		err := e.call(ctx, wire.PathLookup, wire.IDRequest{ID: id}, &found, true)
 		if err == nil {
 			return d.meet(id, e, found.Address), nil
 		}
+		var classified *sandbox.Error
+		if !errors.As(err, &classified) || classified.Kind != sandbox.NotFound {
+			failed = fmt.Errorf("ask engine %s: %w", e.id, err)
+		}
 	}
-	return nil, err
+	return nil, failed
 }
 
 func (d *Driver) engines() []*engine {
