@@ -45,7 +45,7 @@ func newTenantCreate(t *terminal) *cobra.Command {
 			return err
 		},
 	}
-	c.Flags().StringVar(&req.Slug, "slug", "", "short name for paths (default from NAME)")
+	c.Flags().StringVar(&req.Slug, "slug", "", "short name for paths (default made up)")
 	c.Flags().IntVar(&req.MaxSandboxes, "max-sandboxes", 0, "concurrent sandboxes (default the server's)")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only the id")
 	return c

@@ -57,12 +57,13 @@ func TestRebootLosesSandboxesWithAReason(t *testing.T) {
 
 func TestWhatWasHalfDoneIsFinished(t *testing.T) {
 	m := newMachine(t, Config{CreateWait: time.Millisecond, DestroyWait: time.Millisecond})
-	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	gone := make(chan struct{})
+	hang := func() error { <-gone; return context.Canceled }
 	doomed := m.create(m.a, sandbox.CreateRequest{})
 	m.eventually("it runs", func() bool { return m.get(m.a, doomed.ID).State == sandbox.Running })
 	m.fake.Set(runtimetest.Knobs{
-		Start:   func(ctx context.Context, _ driver.StartRequest) error { return hang(ctx) },
-		Destroy: func(ctx context.Context, _ sandbox.ID) error { return hang(ctx) },
+		Start:   func(context.Context, driver.StartRequest) error { return hang() },
+		Destroy: func(context.Context, sandbox.ID) error { return hang() },
 	})
 	starting := m.create(m.a, sandbox.CreateRequest{})
 	m.eventually("the start is under way", func() bool { return slices.Contains(m.onHost(), starting.ID) })
@@ -70,7 +71,9 @@ func TestWhatWasHalfDoneIsFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	stray := sandbox.NewID()
-	m.fake.Crash() // leaves the start half made and the destroy undone
+	m.endLife(errClosing) // nobody hears of what the crash cuts short:
+	m.fake.Crash()        // a start half made, a destroy undone
+	close(gone)
 	m.down()
 	m.fake = m.fake.Reopen()
 	if err := m.fake.Start(m.ctx, startRequest(stray, "")); err != nil {
