@@ -246,7 +246,7 @@ func TestResolversCanBeAsked(t *testing.T) {
 	s := ownServer(t, options{flags: []string{"--nameservers=" + private.server, "--warm-pool=0", "--empty-slots=0"}})
 	c := s.tenant(t)
 	id := c.create(t, nil)
-	if conf := c.sh(t, id, "cat /etc/resolv.conf"); !strings.Contains(conf, "nameserver "+private.server+"\n") {
+	if conf := c.sh(t, id, "cat /etc/resolv.conf"); !strings.Contains(conf, "nameserver "+private.server) {
 		t.Errorf("resolv.conf is %q, want nameserver %s", conf, private.server)
 	}
 	if !(traces{name: s.name}).resolvers(t)[netip.MustParseAddr(private.server)] {

@@ -18,8 +18,8 @@ import (
 
 // What a host keeps for itself before it takes another sandbox.
 const (
-	diskReserve     = 1 << 30   // bytes, or diskPercent of the file system, whichever is more
-	diskPercent     = 2         //
+	diskReserve     = 1 << 30   // bytes, or diskPercent of the file system, whichever is less
+	diskPercent     = 5         //
 	memoryReserve   = 512 << 20 // bytes, or memoryPercent of all memory
 	memoryPercent   = 5         //
 	sandboxOverhead = 64 << 20  // bytes that a sandbox takes before it does anything
@@ -65,7 +65,7 @@ func (c *capacity) look() error {
 	if err != nil {
 		return full("disk", err)
 	}
-	if need := max(diskReserve, disk.all/100*diskPercent); disk.free < need {
+	if need := min(diskReserve, disk.all/100*diskPercent); disk.free < need {
 		return full("disk", fmt.Errorf("%d of %d bytes are free, %d must stay so", disk.free, disk.all, need))
 	}
 	memory, err := c.memory()

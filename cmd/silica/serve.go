@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -92,6 +93,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	defer driver.Close()
+	debug.FreeOSMemory() // the engine was unpacked, and is on disk now
 
 	outside := image.Config{
 		AptMirror: c.Build.AptMirror, NpmRegistry: c.Build.NpmRegistry, PipIndexURL: c.Build.PipIndexURL,

@@ -99,6 +99,7 @@ func New(ctx context.Context, cfg Config) (*Driver, error) {
 	if err := extract(d.engineDir(id), cfg.Program); err != nil {
 		return nil, err
 	}
+	d.cfg.Program, cfg.Program = nil, nil // 80 MB that are on disk now
 	// The policy is the daemon's: it follows the configuration of today, also
 	// for sandboxes that run already. No sandbox runs before it is in place.
 	if d.network, err = cfg.Network.open(cfg.Log); err != nil {
