@@ -18,9 +18,9 @@ func TestCapacity(t *testing.T) {
 		ok           bool
 	}{
 		"roomy":                    {disk: roomy, memory: roomy, ok: true},
-		"small disk, just enough":  {disk: measure{gib, 10 * gib}, memory: roomy, ok: true},
-		"small disk":               {disk: measure{gib - 1, 10 * gib}, memory: roomy},
-		"large disk":               {disk: measure{2 * gib, 200 * gib}, memory: roomy},
+		"small disk, just enough":  {disk: measure{512 * mib, 10 * gib}, memory: roomy, ok: true},
+		"small disk":               {disk: measure{500 * mib, 10 * gib}, memory: roomy},
+		"large disk":               {disk: measure{gib - 1, 200 * gib}, memory: roomy},
 		"small memory, just right": {disk: roomy, memory: measure{576 * mib, 4 * gib}, ok: true},
 		"small memory":             {disk: roomy, memory: measure{576*mib - 1, 4 * gib}},
 		"large memory":             {disk: roomy, memory: measure{gib, 64 * gib}},
