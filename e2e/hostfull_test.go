@@ -25,6 +25,12 @@ func TestHostDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(s.data, unix.MNT_DETACH) })
+	closed := false
+	t.Cleanup(func() {
+		if !closed {
+			s.close()
+		}
+	})
 	if err := theLab.cloneTemplate(s.data); err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +71,7 @@ func TestHostDiskFull(t *testing.T) {
 	if got := c.sh(t, c.create(t, nil), "echo works"); got != "works" {
 		t.Errorf("a new one: got %q", got)
 	}
+	closed = true
 	for _, l := range s.close() {
 		if l != "mount "+s.data {
 			t.Errorf("left behind: %s", l)
