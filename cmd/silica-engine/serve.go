@@ -41,6 +41,9 @@ func serve(args []string) error {
 		return errors.New("serve needs --dir and --socket")
 	}
 	log := slog.New(slog.NewTextHandler(logFile(), nil))
+	if err := reserve(); err != nil {
+		return err
+	}
 	if *id == "" {
 		var err error
 		if *id, err = selfDigest(); err != nil {
@@ -122,6 +125,25 @@ func logFile() io.Writer {
 		_ = unix.Dup3(int(null.Fd()), std, 0)
 	}
 	return os.NewFile(uintptr(fd), "log")
+}
+
+// reserve occupies the numbers a sentry wants for the sandbox's own stdin, stdout
+// and stderr. The library opens descriptors without close-on-exec while it
+// starts a sentry; one that had such a number here would have it there too, and the
+// sentry would refuse: met with some fifty sandboxes.
+func reserve() error {
+	const first, last = 256, 258
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("reserve descriptors: %w", err)
+	}
+	defer null.Close()
+	for fd := first; fd <= last; fd++ {
+		if err := unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC); err != nil {
+			return fmt.Errorf("reserve descriptor %d: %w", fd, err)
+		}
+	}
+	return nil
 }
 
 // selfDigest names this program by its content.

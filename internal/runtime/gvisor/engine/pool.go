@@ -137,7 +137,12 @@ func (f *filler) end() {
 
 // refill keeps the pool at its target.
 func (e *Engine) refill(ctx context.Context) {
-	const retry = 5 * time.Second // after a failure, which the next start would report
+	const (
+		retry = 5 * time.Second // after a failure, which the next start would report
+		// settle lets the start that took a slot, and its first commands, have
+		// the CPUs.
+		settle = 150 * time.Millisecond
+	)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -145,6 +150,11 @@ func (e *Engine) refill(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-e.pool.wake:
+			select {
+			case <-time.After(settle):
+			case <-ctx.Done():
+				return
+			}
 		case <-timer.C:
 		}
 		for {

@@ -75,7 +75,7 @@ func Quiet() {
 
 const (
 	busyPeriod = 400 * time.Microsecond // the library's
-	idlePeriod = 64 * time.Millisecond
+	idlePeriod = 12800 * time.Microsecond
 	// patience is how many periods without work it takes to double the next.
 	patience = 25
 )

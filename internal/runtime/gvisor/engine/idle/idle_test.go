@@ -32,7 +32,7 @@ func TestPace(t *testing.T) {
 		p.next(used)
 		wakes++
 	}
-	if p.period != idlePeriod || wakes > 500 {
+	if p.period != idlePeriod || wakes > 1000 {
 		t.Errorf("after 10 s without work: period %s, %d wake-ups", p.period, wakes)
 	}
 	p.next(used + 20*time.Millisecond)
