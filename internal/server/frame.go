@@ -95,6 +95,9 @@ func (s *Server) account(r *http.Request, rec *response, id string, took time.Du
 			level = slog.LevelError
 		}
 	}
+	if pattern == api.PathHealth || pattern == api.PathReady {
+		level = slog.LevelDebug // asked several times a second, "not yet" is no fault
+	}
 	s.log.Log(r.Context(), level, "request", attrs...)
 }
 
