@@ -79,13 +79,13 @@ func (c Config) rounds(n int) int {
 // Run measures. What could be measured before an error is in the report.
 func Run(ctx context.Context, c Config) (Report, error) {
 	r := Report{Begun: time.Now().UTC(), Quick: c.Quick, Machine: thisMachine()}
-	defer func() { r.Took = time.Since(r.Begun) }()
 	var err error
 	if c.Binary == "" {
 		err = c.running(ctx, &r)
 	} else {
 		err = c.own(ctx, &r)
 	}
+	r.Took = time.Since(r.Begun)
 	return r, err
 }
 
