@@ -70,22 +70,13 @@ type Builder struct {
 	told    map[string]told
 	flights map[string]*flight // by template and key
 	tries   map[string]*tries
-	owned   map[sandbox.ID]bool
 	own     map[string]bool // names of the snapshots of templates' own sizes
 }
 
 // New returns a builder that has done nothing yet.
 func New(c Config) *Builder {
 	return &Builder{Config: c, now: time.Now, bench: make(chan struct{}, 1), status: map[string]Status{}, told: map[string]told{},
-		flights: map[string]*flight{}, tries: map[string]*tries{}, owned: map[sandbox.ID]bool{}, own: map[string]bool{}}
-}
-
-// Owns tells whether id is a sandbox the builder is using just now. No row
-// does.
-func (b *Builder) Owns(id sandbox.ID) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.owned[id]
+		flights: map[string]*flight{}, tries: map[string]*tries{}, own: map[string]bool{}}
 }
 
 // Ensure makes the template ready and returns it: at once when it was made

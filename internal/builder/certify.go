@@ -88,9 +88,6 @@ type member struct {
 // row names it: recovery destroys it should we not come to.
 func (b *Builder) start(ctx context.Context, q seedRequest, snapshot sandbox.Ref) (*member, error) {
 	m := &member{builder: b, id: sandbox.NewID()}
-	b.mu.Lock()
-	b.owned[m.id] = true
-	b.mu.Unlock()
 	m.client = guest.NewClient(func(ctx context.Context) (net.Conn, error) {
 		return b.Driver.Dial(ctx, m.id, guest.Port)
 	})
@@ -129,9 +126,6 @@ func (m *member) destroy(ctx context.Context) {
 	if err := m.builder.Driver.Destroy(ctx, m.id); err != nil {
 		m.builder.Log.Error("builder's sandbox not destroyed; recovery will", "sandbox", m.id, "err", err)
 	}
-	m.builder.mu.Lock()
-	delete(m.builder.owned, m.id)
-	m.builder.mu.Unlock()
 }
 
 // randomness draws 16 bytes as a program inside does.
