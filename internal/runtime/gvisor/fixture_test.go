@@ -205,7 +205,7 @@ func (h *host) put(image string) sandbox.Ref {
 
 func (h *host) config() gvisor.Config {
 	return gvisor.Config{
-		DataDir: h.dir, Program: h.engine, Blobs: h.blobs, CgroupTop: "silica-test/" + h.name,
+		DataDir: h.dir, Program: h.engine, Blobs: h.blobs, CgroupTop: h.name,
 		Network: gvisor.Network{Name: h.name, Prefix: h.prefix()}, ExpediteRCU: true,
 		Log: slog.New(slog.NewTextHandler(h.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -253,7 +253,7 @@ func (h *host) close() {
 	for _, left := range h.leftovers() {
 		h.t.Errorf("left behind: %s", left)
 	}
-	_ = exec.Command("sh", "-c", "rmdir /sys/fs/cgroup/*/silica-test/"+h.name+" /sys/fs/cgroup/silica-test/"+h.name).Run()
+	_ = exec.Command("sh", "-c", "rmdir /sys/fs/cgroup/*/"+h.name+" /sys/fs/cgroup/"+h.name).Run()
 	if h.t.Failed() {
 		logs, _ := filepath.Glob(filepath.Join(h.dir, "engine", "*", "engine.log"))
 		for _, l := range logs {
@@ -273,7 +273,7 @@ func (h *host) leftovers() []string {
 	}
 	for _, pattern := range []string{
 		"/sys/class/net/" + h.name + "-*", "/run/netns/" + h.name + "-*",
-		"/sys/fs/cgroup/*/silica-test/" + h.name + "/*/", filepath.Join(h.dir, "engine", "slots", "*"),
+		"/sys/fs/cgroup/*/" + h.name + "/*/", filepath.Join(h.dir, "engine", "slots", "*"),
 	} {
 		found, _ := filepath.Glob(pattern)
 		left = append(left, found...)
