@@ -6,9 +6,10 @@
 // here describe the top level; [List] describes lists.
 package api
 
-import _ "embed" // openapi.yaml
+import "embed"
 
-// OpenAPI is the machine-readable contract, as YAML.
+// OpenAPI is the machine-readable contract: YAML files, one a resource, whose
+// paths and components together make one document. base.yaml holds the rest.
 //
-//go:embed openapi.yaml
-var OpenAPI []byte
+//go:embed openapi/*.yaml
+var OpenAPI embed.FS

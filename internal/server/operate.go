@@ -2,16 +2,12 @@ package server
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"go.yaml.in/yaml/v3"
 
 	"silica.dev/silica/api"
 	"silica.dev/silica/sandbox"
@@ -48,24 +44,6 @@ func (s *Server) drain(w http.ResponseWriter, r *http.Request, _ sandbox.Caller)
 		return err
 	}
 	writeOne(w, http.StatusOK, api.Drained{Destroyed: destroyed, Failed: left})
-	return nil
-}
-
-// openAPIJSON turns the embedded document into JSON, once.
-var openAPIJSON = sync.OnceValues(func() ([]byte, error) {
-	var doc any
-	if err := yaml.Unmarshal(api.OpenAPI, &doc); err != nil {
-		return nil, fmt.Errorf("openapi.yaml: %w", err)
-	}
-	return json.Marshal(doc)
-})
-
-func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request, _ sandbox.Caller) error {
-	raw, err := openAPIJSON()
-	if err != nil {
-		return err
-	}
-	writeRaw(w, http.StatusOK, raw)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/go-chi/chi/v5"
@@ -11,13 +12,19 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
-// scope says whose key a route asks for.
-type scope int
+// scope is what a route asks of the caller's key. Those with a colon are the
+// names a key carries.
+type scope string
 
 const (
-	public scope = iota // none
-	member              // any key
-	admin               // an admin key
+	public         scope = ""    // no key at all
+	anyKey         scope = "key" // a key, whatever it may
+	sandboxesRead  scope = "sandboxes:read"
+	sandboxesWrite scope = "sandboxes:write"
+	templatesRead  scope = "templates:read"
+	accountsRead   scope = "accounts:read"
+	accountsWrite  scope = "accounts:write"
+	admin          scope = "admin" // an operator's key
 )
 
 // limit says what a request counts as; flags, and free is none of them.
@@ -43,46 +50,81 @@ type route struct {
 	handle  handler
 }
 
-// routes is the whole surface. api/openapi.yaml lists the same; a test compares.
+// routes is the whole surface, section by section. The files in api/openapi
+// list the same; a test compares.
 func (s *Server) routes() []route {
-	const v1, sb = api.Base, api.Base + "/sandboxes/{id}"
+	return slices.Concat(
+		s.operationRoutes(),
+		s.sandboxRoutes(),
+		s.execRoutes(),
+		s.fileRoutes(),
+		s.catalogueRoutes(),
+		s.accountRoutes(),
+	)
+}
+
+const (
+	v1  = api.Base
+	sbx = api.Base + "/sandboxes/{id}"
+)
+
+func (s *Server) operationRoutes() []route {
 	return []route{
 		{"GET", "/healthz", public, free, s.health},
 		{"GET", "/readyz", public, free, s.ready},
 		{"GET", "/openapi.json", public, free, s.openAPI},
 		{"GET", "/metrics", admin, operator, s.serveMetrics},
+		{"POST", v1 + api.PathDrain, admin, operator, s.drain},
+	}
+}
 
-		{"POST", v1 + "/sandboxes", member, counted, s.createSandbox},
-		{"GET", v1 + "/sandboxes", member, counted, s.listSandboxes},
-		{"GET", sb, member, counted, s.getSandbox},
-		{"DELETE", sb, member, counted, s.deleteSandbox},
+func (s *Server) sandboxRoutes() []route {
+	return []route{
+		{"POST", v1 + "/sandboxes", sandboxesWrite, counted, s.createSandbox},
+		{"GET", v1 + "/sandboxes", sandboxesRead, counted, s.listSandboxes},
+		{"GET", sbx, sandboxesRead, counted, s.getSandbox},
+		{"DELETE", sbx, sandboxesWrite, counted, s.deleteSandbox},
 
 		// Public clients poll the first every 10 ms when the second fails.
-		{"GET", sb + "/readiness", member, polled, s.readiness},
-		{"GET", sb + "/readiness/stream", member, polled | streamed, s.readinessStream},
-		{"GET", sb + "/events", member, counted | streamed, s.sandboxEvents},
+		{"GET", sbx + "/readiness", sandboxesRead, polled, s.readiness},
+		{"GET", sbx + "/readiness/stream", sandboxesRead, polled | streamed, s.readinessStream},
+		{"GET", sbx + "/events", sandboxesRead, counted | streamed, s.sandboxEvents},
+	}
+}
 
-		{"POST", sb + "/exec", member, counted, s.exec},
-		{"POST", sb + "/exec/stream", member, counted | streamed, s.execStream},
+func (s *Server) execRoutes() []route {
+	return []route{
+		{"POST", sbx + "/exec", sandboxesWrite, counted, s.exec},
+		{"POST", sbx + "/exec/stream", sandboxesWrite, counted | streamed, s.execStream},
+	}
+}
 
-		{"POST", sb + "/files", member, counted, s.upload},
-		{"GET", sb + "/files", member, counted, s.listFiles},
-		{"POST", sb + "/files/stat", member, counted, s.statFile},
-		{"POST", sb + "/files/upload", member, counted, s.upload},
-		{"GET", sb + "/files/download", member, counted, s.downloadQuery},
-		{"GET", sb + "/files/*", member, counted, s.downloadPath},
+func (s *Server) fileRoutes() []route {
+	return []route{
+		{"POST", sbx + "/files", sandboxesWrite, counted, s.upload},
+		{"GET", sbx + "/files", sandboxesRead, counted, s.listFiles},
+		{"POST", sbx + "/files/stat", sandboxesRead, counted, s.statFile},
+		{"POST", sbx + "/files/upload", sandboxesWrite, counted, s.upload},
+		{"GET", sbx + "/files/download", sandboxesRead, counted, s.downloadQuery},
+		{"GET", sbx + "/files/*", sandboxesRead, counted, s.downloadPath},
+	}
+}
 
-		{"GET", v1 + "/sandbox-templates", member, counted, s.listTemplates},
-		{"GET", v1 + "/sandbox-templates/{id}", member, counted, s.getTemplate},
+func (s *Server) catalogueRoutes() []route {
+	return []route{
+		{"GET", v1 + "/sandbox-templates", templatesRead, counted, s.listTemplates},
+		{"GET", v1 + "/sandbox-templates/{id}", templatesRead, counted, s.getTemplate},
+	}
+}
 
+func (s *Server) accountRoutes() []route {
+	return []route{
 		{"POST", v1 + "/tenants", admin, counted, s.createTenant},
 		{"GET", v1 + "/tenants", admin, counted, s.listTenants},
 		{"DELETE", v1 + "/tenants/{id}", admin, counted, s.deleteTenant},
-		{"POST", v1 + "/api-keys", member, counted, s.createKey},
-		{"GET", v1 + "/api-keys", member, counted, s.listKeys},
-		{"DELETE", v1 + "/api-keys/{id}", member, counted, s.deleteKey},
-
-		{"POST", v1 + api.PathDrain, admin, operator, s.drain},
+		{"POST", v1 + "/api-keys", accountsWrite, counted, s.createKey},
+		{"GET", v1 + "/api-keys", accountsRead, counted, s.listKeys},
+		{"DELETE", v1 + "/api-keys/{id}", accountsWrite, counted, s.deleteKey},
 	}
 }
 
