@@ -2,10 +2,12 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
-	"sync"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -13,9 +15,9 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
-// openAPIJSON joins the embedded parts of the contract and turns them into
-// JSON, once.
-var openAPIJSON = sync.OnceValues(func() ([]byte, error) {
+// openAPIJSON joins the embedded parts of the contract, adds what follows from
+// the routes, and turns it into JSON.
+func openAPIJSON(routes []route) ([]byte, error) {
 	doc := map[string]any{}
 	parts, err := fs.Glob(api.OpenAPI, "openapi/*.yaml")
 	if err != nil {
@@ -34,8 +36,45 @@ var openAPIJSON = sync.OnceValues(func() ([]byte, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
+	if err := alsoComputers(doc, routes); err != nil {
+		return nil, err
+	}
 	return json.Marshal(doc)
-})
+}
+
+// alsoComputers describes every route below /computers/{id} that the contract's
+// parts do not, as its twin below /sandboxes/{id}, whose handler it has.
+func alsoComputers(doc map[string]any, routes []route) error {
+	paths, ok := doc["paths"].(map[string]any)
+	if !ok {
+		return errors.New("the contract has no paths")
+	}
+	for _, rt := range routes {
+		rest, ok := strings.CutPrefix(strings.ReplaceAll(rt.pattern, "*", "{path}"), computer+"/")
+		if !ok {
+			continue
+		}
+		method := strings.ToLower(rt.method)
+		item, _ := paths[computer+"/"+rest].(map[string]any)
+		if item[method] != nil {
+			continue
+		}
+		twins, _ := paths[sbx+"/"+rest].(map[string]any)
+		twin, _ := twins[method].(map[string]any)
+		if twin == nil {
+			continue // the test that compares routes and contract says so
+		}
+		if item == nil {
+			item = map[string]any{}
+			paths[computer+"/"+rest] = item
+		}
+		op := maps.Clone(twin)
+		op["operationId"] = fmt.Sprintf("%v_computer", twin["operationId"])
+		op["tags"] = []any{"computers"}
+		item[method] = op
+	}
+	return nil
+}
 
 // join adds the members of part to doc, object by object. Anything else may be
 // said in one part only.
@@ -59,7 +98,7 @@ func join(doc, part map[string]any) error {
 }
 
 func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request, _ sandbox.Caller) error {
-	raw, err := openAPIJSON()
+	raw, err := s.contract()
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func (s *Server) account(r *http.Request, rec *response, id string, took time.Du
 	pattern, sb := "", ""
 	if rctx := chi.RouteContext(r.Context()); rctx != nil {
 		pattern = rctx.RoutePattern()
-		if strings.HasPrefix(pattern, api.Base+"/sandboxes/{id}") {
+		if strings.HasPrefix(pattern, sbx) || strings.HasPrefix(pattern, computer) {
 			sb = param(r, "id")
 		}
 	}

@@ -29,7 +29,7 @@ type document struct {
 
 func contract(t *testing.T) document {
 	t.Helper()
-	raw, err := openAPIJSON()
+	raw, err := openAPIJSON((&Server{}).routes())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,17 +56,34 @@ func (s *Server) routes() []route {
 	return slices.Concat(
 		s.operationRoutes(),
 		s.sandboxRoutes(),
-		s.execRoutes(),
-		s.fileRoutes(),
+		asComputer(s.execRoutes()),
+		asComputer(s.fileRoutes()),
 		s.catalogueRoutes(),
 		s.accountRoutes(),
 	)
 }
 
 const (
-	v1  = api.Base
-	sbx = api.Base + "/sandboxes/{id}"
+	v1       = api.Base
+	sbx      = api.Base + "/sandboxes/{id}"
+	computer = api.Base + "/computers/{id}"
 )
+
+// asComputer serves every route of a section that lies below a sandbox below
+// /computers/{id} too, with the same handler: public clients run commands and
+// handle files of a sandbox only there. A section that answers both alike needs
+// nothing else: the contract is derived ([alsoComputers]), so its files in
+// api/openapi describe the sandbox's routes only. A route that must answer
+// otherwise there is a line of its own in [Server.computerRoutes], and wins.
+func asComputer(section []route) []route {
+	for _, rt := range section {
+		if rest, ok := strings.CutPrefix(rt.pattern, sbx+"/"); ok {
+			rt.pattern = computer + "/" + rest
+			section = append(section, rt)
+		}
+	}
+	return section
+}
 
 func (s *Server) operationRoutes() []route {
 	return []route{

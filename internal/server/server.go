@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -101,6 +102,7 @@ type Server struct {
 	guesses  *limiter // of wrong keys, by address
 	trusted  *trusted
 	inFlight *inFlight
+	contract func() ([]byte, error) // the OpenAPI document, made once
 
 	execMemory *budget // what blocking commands hold
 
@@ -131,6 +133,7 @@ func New(cfg Config, deps Deps) *Server {
 	s.polling = newLimiter(polls, time.Second)
 	s.closing, s.beginClose = context.WithCancel(context.Background())
 	s.closed, s.endSoon = context.WithCancel(context.Background())
+	s.contract = sync.OnceValues(func() ([]byte, error) { return openAPIJSON(s.routes()) })
 	s.mux = s.mount()
 	s.http = &http.Server{
 		Handler:           s,
