@@ -92,7 +92,7 @@ func New(cfg Config) (*Agent, error) {
 func (a *Agent) Close() { a.table.Close() }
 
 func (a *Agent) routes() http.Handler {
-	path, rpc := guestpbconnect.NewAgentHandler(service{a},
+	path, rpc := guestpbconnect.NewAgentHandler(service{a: a},
 		connect.WithReadMaxBytes(maxRequest),
 		// The host is a veth away: compressing costs more than it saves, and
 		// each compressor holds most of a megabyte.

@@ -7,15 +7,20 @@ import (
 
 	"connectrpc.com/connect"
 
+	"silica.dev/silica/internal/agent/files"
 	"silica.dev/silica/internal/agent/proc"
 	"silica.dev/silica/internal/agent/watch"
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
+	"silica.dev/silica/internal/guest/guestpb/guestpbconnect"
 	"silica.dev/silica/sandbox"
 )
 
 // service translates the protocol; it decides nothing.
-type service struct{ a *Agent }
+type service struct {
+	guestpbconnect.UnimplementedAgentHandler
+	a *Agent
+}
 
 // answer makes an RPC's answer of a result.
 func answer[T any](msg *T, err error) (*connect.Response[T], error) {
@@ -154,9 +159,9 @@ func (s service) Stat(_ context.Context, r *connect.Request[guestpb.StatRequest]
 	return answer(&guestpb.StatResponse{Entry: e}, err)
 }
 
-func (s service) ListDir(_ context.Context, r *connect.Request[guestpb.ListDirRequest]) (*connect.Response[guestpb.ListDirResponse], error) {
-	list, err := s.a.files.List(r.Msg.Path, r.Msg.Depth)
-	return answer(&guestpb.ListDirResponse{Entries: list}, err)
+func (s service) ListDir(ctx context.Context, r *connect.Request[guestpb.ListDirRequest]) (*connect.Response[guestpb.ListDirResponse], error) {
+	list, cut, err := s.a.files.List(ctx, r.Msg.Path, r.Msg.Depth, r.Msg.Limit)
+	return answer(&guestpb.ListDirResponse{Entries: list, Truncated: cut}, err)
 }
 
 func (s service) MakeDir(_ context.Context, r *connect.Request[guestpb.MakeDirRequest]) (*connect.Response[guestpb.MakeDirResponse], error) {
@@ -164,9 +169,20 @@ func (s service) MakeDir(_ context.Context, r *connect.Request[guestpb.MakeDirRe
 	return answer(&guestpb.MakeDirResponse{Entry: e}, err)
 }
 
-func (s service) Move(_ context.Context, r *connect.Request[guestpb.MoveRequest]) (*connect.Response[guestpb.MoveResponse], error) {
-	e, err := s.a.files.Move(r.Msg.From, r.Msg.To)
+func (s service) Move(ctx context.Context, r *connect.Request[guestpb.MoveRequest]) (*connect.Response[guestpb.MoveResponse], error) {
+	e, err := s.a.files.Move(ctx, r.Msg.From, r.Msg.To, r.Msg.Keep)
 	return answer(&guestpb.MoveResponse{Entry: e}, err)
+}
+
+func (s service) Copy(ctx context.Context, r *connect.Request[guestpb.CopyRequest]) (*connect.Response[guestpb.CopyResponse], error) {
+	e, err := s.a.files.Copy(ctx, r.Msg.From, r.Msg.To, r.Msg.Recursive, r.Msg.Keep)
+	return answer(&guestpb.CopyResponse{Entry: e}, err)
+}
+
+func (s service) Change(ctx context.Context, r *connect.Request[guestpb.ChangeRequest]) (*connect.Response[guestpb.ChangeResponse], error) {
+	m := r.Msg
+	e, err := s.a.files.Change(ctx, m.Path, files.Change{Mode: m.Mode, UID: m.Uid, GID: m.Gid, Recursive: m.Recursive})
+	return answer(&guestpb.ChangeResponse{Entry: e}, err)
 }
 
 func (s service) Remove(_ context.Context, r *connect.Request[guestpb.RemoveRequest]) (*connect.Response[guestpb.RemoveResponse], error) {

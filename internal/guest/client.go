@@ -124,37 +124,44 @@ func (c *Client) Processes(ctx context.Context) ([]*guestpb.ListProcessesRespons
 // Stat describes a path without following a final symlink.
 func (c *Client) Stat(ctx context.Context, path string) (*guestpb.Entry, error) {
 	res, err := unary(ctx, c.rpc.Stat, &guestpb.StatRequest{Path: path})
-	if err != nil {
-		return nil, err
-	}
-	return res.Entry, nil
+	return res.GetEntry(), err
 }
 
 // ListDir lists a folder, depth levels deep, sorted by path.
 func (c *Client) ListDir(ctx context.Context, path string, depth uint32) ([]*guestpb.Entry, error) {
 	res, err := unary(ctx, c.rpc.ListDir, &guestpb.ListDirRequest{Path: path, Depth: depth})
-	if err != nil {
-		return nil, err
-	}
-	return res.Entries, nil
+	return res.GetEntries(), err
+}
+
+// ListSome lists at most limit entries, those of the upper levels first, and
+// tells whether there are more.
+func (c *Client) ListSome(ctx context.Context, path string, depth, limit uint32) (entries []*guestpb.Entry, more bool, err error) {
+	res, err := unary(ctx, c.rpc.ListDir, &guestpb.ListDirRequest{Path: path, Depth: depth, Limit: limit})
+	return res.GetEntries(), res.GetTruncated(), err
 }
 
 // MakeDir makes a folder.
 func (c *Client) MakeDir(ctx context.Context, req *guestpb.MakeDirRequest) (*guestpb.Entry, error) {
 	res, err := unary(ctx, c.rpc.MakeDir, req)
-	if err != nil {
-		return nil, err
-	}
-	return res.Entry, nil
+	return res.GetEntry(), err
 }
 
 // Move renames a file or folder.
-func (c *Client) Move(ctx context.Context, from, to string) (*guestpb.Entry, error) {
-	res, err := unary(ctx, c.rpc.Move, &guestpb.MoveRequest{From: from, To: to})
-	if err != nil {
-		return nil, err
-	}
-	return res.Entry, nil
+func (c *Client) Move(ctx context.Context, req *guestpb.MoveRequest) (*guestpb.Entry, error) {
+	res, err := unary(ctx, c.rpc.Move, req)
+	return res.GetEntry(), err
+}
+
+// Copy copies a file or folder.
+func (c *Client) Copy(ctx context.Context, req *guestpb.CopyRequest) (*guestpb.Entry, error) {
+	res, err := unary(ctx, c.rpc.Copy, req)
+	return res.GetEntry(), err
+}
+
+// Change sets permissions and owners.
+func (c *Client) Change(ctx context.Context, req *guestpb.ChangeRequest) (*guestpb.Entry, error) {
+	res, err := unary(ctx, c.rpc.Change, req)
+	return res.GetEntry(), err
 }
 
 // Remove deletes a file or folder.

@@ -1,8 +1,8 @@
 // Package files reads and changes files by absolute path, so that nothing else
 // in the agent need know how to do so whole or not at all.
 //
-// Names that are not UTF-8 appear in answers with U+FFFD; they can be reached
-// through the routes for file bodies only, which take any bytes.
+// Paths come and go in guest's spelling, which any name has; those that come may
+// also be the bytes themselves.
 package files
 
 import (
@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/sandbox"
 )
 
@@ -40,6 +41,7 @@ func (f *Files) putBuffer(b *[bufSize]byte) { f.bufs.Put(b) }
 
 // Clean checks a path and removes what is superfluous in it.
 func Clean(p string) (string, error) {
+	p = guest.Unspell(p)
 	bad := ""
 	switch {
 	case p == "":
@@ -63,7 +65,7 @@ func (f *Files) classify(p string, err error) error {
 	if err == nil || errors.As(err, &mine) {
 		return err
 	}
-	p = Text(p)
+	p = guest.Spell(p)
 	var errno unix.Errno
 	errors.As(err, &errno)
 	e := func(kind sandbox.Kind, code, text string) error {
@@ -98,15 +100,12 @@ func (f *Files) classify(p string, err error) error {
 }
 
 func isDirectory(p string) error {
-	return sandbox.E(sandbox.Conflict, sandbox.CodeIsDirectory, fmt.Sprintf("%q is a directory", Text(p)))
+	return sandbox.E(sandbox.Conflict, sandbox.CodeIsDirectory, fmt.Sprintf("%q is a directory", guest.Spell(p)))
 }
 
 func notRegular(p string) error {
-	return sandbox.E(sandbox.Conflict, sandbox.CodeNotRegularFile, fmt.Sprintf("%q is not a regular file", Text(p)))
+	return sandbox.E(sandbox.Conflict, sandbox.CodeNotRegularFile, fmt.Sprintf("%q is not a regular file", guest.Spell(p)))
 }
-
-// Text makes a name fit for a message: U+FFFD stands for bytes that are not UTF-8.
-func Text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // Temporary files, in the folder of what they are to replace.
 const (
@@ -122,9 +121,10 @@ func IsTemp(name string) bool {
 // createTemp makes an empty file in dir. Its name is fresh also in copies of one
 // snapshot: it comes from the kernel.
 func createTemp(dir string) (*os.File, error) {
-	name := path.Join(dir, tempPrefix+rand.Text()+tempSuffix)
-	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	return os.OpenFile(tempName(dir), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 }
+
+func tempName(dir string) string { return path.Join(dir, tempPrefix+rand.Text()+tempSuffix) }
 
 // follow resolves symlinks in the last part of p, also of a target that does
 // not exist yet, so that a write goes where the link points.

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/sandbox"
 )
@@ -33,20 +35,21 @@ func (f *Files) Stat(name string) (*guestpb.Entry, error) {
 }
 
 func entry(p string) (*guestpb.Entry, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(p, &st); err != nil {
+	e := &guestpb.Entry{Path: guest.Spell(p), Name: guest.Spell(path.Base(p))}
+	if err := describe(e, unix.AT_FDCWD, p); err != nil {
 		return nil, &fs.PathError{Op: "lstat", Path: p, Err: err}
 	}
-	e := &guestpb.Entry{
-		Name:             Text(path.Base(p)),
-		Path:             Text(p),
-		Type:             guestpb.Entry_OTHER,
-		Size:             st.Size,
-		Mode:             st.Mode & 0o7777,
-		Uid:              st.Uid,
-		Gid:              st.Gid,
-		ModifiedUnixNano: st.Mtim.Nano(),
+	return e, nil
+}
+
+// describe fills e with what is at p, seen from the folder dir: from there names
+// are found sooner than from the root.
+func describe(e *guestpb.Entry, dir int, p string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, p, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
 	}
+	e.Size, e.Mode, e.Uid, e.Gid, e.ModifiedUnixNano = st.Size, st.Mode&0o7777, st.Uid, st.Gid, st.Mtim.Nano()
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		e.Type = guestpb.Entry_FILE
@@ -54,72 +57,110 @@ func entry(p string) (*guestpb.Entry, error) {
 		e.Type, e.IsDir = guestpb.Entry_DIRECTORY, true
 	case unix.S_IFLNK:
 		e.Type = guestpb.Entry_SYMLINK
-		target, _ := os.Readlink(p) // gone meanwhile: no target
-		e.SymlinkTarget = Text(target)
-		e.IsDir = unix.Stat(p, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+		var target [unix.PathMax]byte
+		n, _ := unix.Readlinkat(dir, p, target[:]) // gone meanwhile: no target
+		e.SymlinkTarget = guest.Spell(string(target[:max(n, 0)]))
+		e.IsDir = unix.Fstatat(dir, p, &st, 0) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+	default:
+		e.Type = guestpb.Entry_OTHER
 	}
-	return e, nil
+	return nil
 }
 
 // List names what is in a folder, depth levels deep (0 is 1), sorted by path.
-// Symlinks below it are not followed.
-func (f *Files) List(name string, depth uint32) ([]*guestpb.Entry, error) {
+// Symlinks below it are not followed. With a limit the answer may be cut off, but
+// for whole levels first; without one too many entries are an error.
+func (f *Files) List(ctx context.Context, name string, depth, limit uint32) (entries []*guestpb.Entry, cut bool, err error) {
 	p, err := Clean(name)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(p, &st); err != nil {
-		return nil, f.classify(p, err)
+		return nil, false, f.classify(p, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil, sandbox.E(sandbox.Conflict, sandbox.CodeNotDirectory, fmt.Sprintf("%q is not a directory", Text(p)))
+		return nil, false, notDirectory(p)
 	}
-	l := lister{}
-	if err := l.add(p, max(1, depth)); err != nil {
-		return nil, f.classify(p, err)
+	l := lister{ctx: ctx, most: maxEntries}
+	if limit > 0 {
+		l.most = min(l.most, int(limit))
+	}
+	for folders := []string{p}; len(folders) > 0 && err == nil; depth-- {
+		folders, err = l.level(folders, depth > 1)
+	}
+	if limit > 0 && errors.Is(err, errCut) {
+		cut, err = true, nil
+	}
+	if err != nil {
+		return nil, false, f.classify(p, err)
 	}
 	slices.SortFunc(l.entries, func(a, b *guestpb.Entry) int { return strings.Compare(a.Path, b.Path) })
-	return l.entries, nil
+	return l.entries, cut, nil
 }
 
+func notDirectory(p string) error {
+	return sandbox.E(sandbox.Conflict, sandbox.CodeNotDirectory, fmt.Sprintf("%q is not a directory", guest.Spell(p)))
+}
+
+// lister collects the entries of folders.
 type lister struct {
+	ctx     context.Context
+	most    int
 	entries []*guestpb.Entry
 	bytes   int
 }
 
-func (l *lister) add(dir string, depth uint32) error {
+var errCut = sandbox.Field("path", "holds too many files for one listing; list its folders one by one")
+
+// level adds what is in some folders, and returns the folders among that if the
+// next level is wanted. Only the first listing's own folder, which has nothing
+// beside it, must be readable.
+func (l *lister) level(folders []string, deeper bool) (next []string, err error) {
+	for i, dir := range folders {
+		err := l.folder(dir, deeper, &next)
+		if errors.Is(err, errCut) || l.ctx.Err() != nil || err != nil && i == 0 && len(l.entries) == 0 {
+			return nil, err
+		}
+	}
+	return next, nil
+}
+
+func (l *lister) folder(dir string, deeper bool, next *[]string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
+	fd, at := int(d.Fd()), guest.Spell(strings.TrimSuffix(dir, "/"))
 	for {
-		names, err := d.Readdirnames(256)
-		for _, name := range names {
-			e, err := entry(path.Join(dir, name))
-			if errors.Is(err, fs.ErrNotExist) {
+		names, err := d.Readdirnames(1024)
+		if l.ctx.Err() != nil {
+			return l.ctx.Err()
+		}
+		slab := make([]guestpb.Entry, len(names))
+		for i, name := range names {
+			e := &slab[i]
+			if err := describe(e, fd, name); errors.Is(err, fs.ErrNotExist) {
 				continue // it went while we looked
-			}
-			if err != nil {
+			} else if err != nil {
 				return err
 			}
-			l.entries = append(l.entries, e)
+			e.Name = guest.Spell(name)
+			e.Path = at + "/" + e.Name
 			l.bytes += len(e.Name) + len(e.Path) + len(e.SymlinkTarget) + 48
-			if len(l.entries) > maxEntries || l.bytes > maxListing {
-				return sandbox.Field("path", "holds too many files for one listing; list its folders one by one")
+			if len(l.entries) >= l.most || l.bytes > maxListing {
+				return errCut
 			}
-			if e.Type == guestpb.Entry_DIRECTORY && depth > 1 {
-				if err := l.add(path.Join(dir, name), depth-1); err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return err
-				}
+			l.entries = append(l.entries, e)
+			if e.Type == guestpb.Entry_DIRECTORY && deeper {
+				*next = append(*next, path.Join(dir, name))
 			}
 		}
 		if err != nil || len(names) == 0 {
-			break // io.EOF
+			return nil // io.EOF
 		}
 	}
-	return nil
 }
 
 // MakeDir makes a folder; with parents, one that exists is a success.
@@ -157,8 +198,8 @@ func (f *Files) MakeDir(name string, mode uint32, parents bool) (*guestpb.Entry,
 }
 
 // Move renames a file or folder and makes the target's parents. An existing file
-// is replaced.
-func (f *Files) Move(from, to string) (*guestpb.Entry, error) {
+// is replaced, unless keep is set.
+func (f *Files) Move(ctx context.Context, from, to string, keep bool) (*guestpb.Entry, error) {
 	src, err := Clean(from)
 	if err != nil {
 		return nil, err
@@ -170,12 +211,21 @@ func (f *Files) Move(from, to string) (*guestpb.Entry, error) {
 	if _, err := os.Lstat(src); err != nil {
 		return nil, f.classify(src, err)
 	}
+	if below(dst, src) && dst != src {
+		return nil, intoItself(src)
+	}
+	if err := vacant(dst, keep); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(path.Dir(dst), parentMode); err != nil {
 		return nil, f.classify(dst, err)
 	}
-	err = unix.Rename(src, dst)
+	err = rename(src, dst, keep)
 	if errors.Is(err, unix.EXDEV) {
-		err = f.moveAcross(src, dst)
+		c := copier{f: f, ctx: ctx}
+		if err = c.tree(src, dst); err == nil {
+			err = os.RemoveAll(src)
+		}
 	}
 	if err != nil {
 		return nil, f.classify(dst, err)
@@ -184,27 +234,35 @@ func (f *Files) Move(from, to string) (*guestpb.Entry, error) {
 	return e, f.classify(dst, err)
 }
 
-// moveAcross moves a regular file to another file system.
-func (f *Files) moveAcross(src, dst string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(src, &st); err != nil {
-		return err
+func rename(src, dst string, keep bool) error {
+	if keep {
+		err := unix.Renameat2(unix.AT_FDCWD, src, unix.AT_FDCWD, dst, unix.RENAME_NOREPLACE)
+		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+			return err
+		}
+		// This file system can't promise it; vacant has looked.
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return unix.EXDEV
+	return unix.Rename(src, dst)
+}
+
+// vacant refuses a target that is there already, if it is to be kept.
+func vacant(dst string, keep bool) error {
+	if !keep {
+		return nil
 	}
-	file, err := os.OpenFile(src, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
+	if _, err := os.Lstat(dst); err == nil {
+		return sandbox.E(sandbox.Conflict, sandbox.CodeFileExists, fmt.Sprintf("%q exists", guest.Spell(dst)))
 	}
-	defer file.Close()
-	if _, err := f.Write(dst, st.Mode&0o7777, file); err != nil {
-		return err
-	}
-	if err := os.Chown(dst, int(st.Uid), int(st.Gid)); err != nil {
-		return err
-	}
-	return os.Remove(src)
+	return nil
+}
+
+func intoItself(p string) error {
+	return sandbox.E(sandbox.Invalid, sandbox.CodeInvalidPath, fmt.Sprintf("%q can't go into itself", guest.Spell(p)))
+}
+
+// below tells whether p is dir or in it.
+func below(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // Remove deletes a file or an empty folder, or with recursive a folder and all

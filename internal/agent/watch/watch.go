@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"silica.dev/silica/internal/agent/files"
+	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/sandbox"
 )
@@ -56,7 +57,7 @@ func Watch(ctx context.Context, dir string, recursive bool, emit func(*guestpb.W
 	}
 	stop := context.AfterFunc(ctx, func() { _ = w.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := emit(&guestpb.WatchEvent{Kind: guestpb.WatchEvent_WATCHING, Path: files.Text(dir), IsDir: true}); err != nil {
+	if err := emit(&guestpb.WatchEvent{Kind: guestpb.WatchEvent_WATCHING, Path: guest.Spell(dir), IsDir: true}); err != nil {
 		return err
 	}
 	return w.run(ctx)
@@ -65,11 +66,11 @@ func Watch(ctx context.Context, dir string, recursive bool, emit func(*guestpb.W
 func classify(dir string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return sandbox.E(sandbox.NotFound, sandbox.CodeFileNotFound, fmt.Sprintf("%q does not exist", files.Text(dir))).Because(err)
+		return sandbox.E(sandbox.NotFound, sandbox.CodeFileNotFound, fmt.Sprintf("%q does not exist", guest.Spell(dir))).Because(err)
 	case errors.Is(err, unix.ENOTDIR):
-		return sandbox.E(sandbox.Conflict, sandbox.CodeNotDirectory, fmt.Sprintf("%q is not a directory", files.Text(dir))).Because(err)
+		return sandbox.E(sandbox.Conflict, sandbox.CodeNotDirectory, fmt.Sprintf("%q is not a directory", guest.Spell(dir))).Because(err)
 	case errors.Is(err, unix.EACCES):
-		return sandbox.E(sandbox.Forbidden, sandbox.CodePermissionDenied, fmt.Sprintf("access to %q is denied", files.Text(dir))).Because(err)
+		return sandbox.E(sandbox.Forbidden, sandbox.CodePermissionDenied, fmt.Sprintf("access to %q is denied", guest.Spell(dir))).Because(err)
 	case errors.Is(err, unix.ENOSPC):
 		return errTooMany.Because(err)
 	}
@@ -166,7 +167,7 @@ func (w *watcher) run(ctx context.Context) error {
 			b = b[end:]
 			err := w.event(ev, name)
 			if errors.Is(err, errGone) {
-				return w.send(&guestpb.WatchEvent{Kind: guestpb.WatchEvent_GONE, Path: files.Text(w.root), IsDir: true})
+				return w.send(&guestpb.WatchEvent{Kind: guestpb.WatchEvent_GONE, Path: guest.Spell(w.root), IsDir: true})
 			}
 			if err != nil {
 				return err
@@ -202,7 +203,7 @@ func (w *watcher) event(ev *unix.InotifyEvent, name string) error {
 	if temp && ev.Mask&unix.IN_MOVED_FROM == 0 {
 		return nil // one of our own writes under way
 	}
-	out := &guestpb.WatchEvent{Path: files.Text(p), IsDir: isDir}
+	out := &guestpb.WatchEvent{Path: guest.Spell(p), IsDir: isDir}
 	switch {
 	case ev.Mask&unix.IN_CREATE != 0:
 		out.Kind = guestpb.WatchEvent_CREATED
@@ -263,7 +264,7 @@ func (w *watcher) newFolder(p string, out *guestpb.WatchEvent) error {
 		return classify(p, err)
 	}
 	return w.descend(p, func(p string, d fs.DirEntry) error {
-		return w.send(&guestpb.WatchEvent{Kind: guestpb.WatchEvent_CREATED, Path: files.Text(p), IsDir: d.IsDir()})
+		return w.send(&guestpb.WatchEvent{Kind: guestpb.WatchEvent_CREATED, Path: guest.Spell(p), IsDir: d.IsDir()})
 	})
 }
 
@@ -274,7 +275,7 @@ func (w *watcher) movedTo(p string, out *guestpb.WatchEvent, second bool) error 
 	case second && files.IsTemp(filepath.Base(from)):
 		out.Kind = guestpb.WatchEvent_CREATED // a write of ours that is complete
 	case second:
-		out.Kind, out.OldPath = guestpb.WatchEvent_RENAMED, files.Text(from)
+		out.Kind, out.OldPath = guestpb.WatchEvent_RENAMED, guest.Spell(from)
 		if out.IsDir {
 			w.rename(from, p)
 		}
@@ -332,7 +333,7 @@ func (w *watcher) forget(dir string) {
 // overflow says that changes were lost, and watches folders that came unseen.
 func (w *watcher) overflow() error {
 	w.moved = nil
-	if err := w.send(&guestpb.WatchEvent{Kind: guestpb.WatchEvent_OVERFLOW, Path: files.Text(w.root), IsDir: true}); err != nil {
+	if err := w.send(&guestpb.WatchEvent{Kind: guestpb.WatchEvent_OVERFLOW, Path: guest.Spell(w.root), IsDir: true}); err != nil {
 		return err
 	}
 	if !w.recursive {
@@ -347,7 +348,7 @@ func (w *watcher) send(ev *guestpb.WatchEvent) error {
 	}
 	w.last = ev
 	if ev.Kind == guestpb.WatchEvent_CREATED || ev.Kind == guestpb.WatchEvent_MODIFIED || ev.Kind == guestpb.WatchEvent_RENAMED {
-		if info, err := os.Lstat(ev.Path); err == nil && !ev.IsDir {
+		if info, err := os.Lstat(guest.Unspell(ev.Path)); err == nil && !ev.IsDir {
 			ev.Size = info.Size()
 		}
 	}

@@ -1558,9 +1558,12 @@ func (x *StatResponse) GetEntry() *Entry {
 }
 
 type ListDirRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Depth         uint32                 `protobuf:"varint,2,opt,name=depth,proto3" json:"depth,omitempty"` // 0 is 1
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Depth uint32                 `protobuf:"varint,2,opt,name=depth,proto3" json:"depth,omitempty"` // 0 is 1
+	// How many entries to answer with at most, those of the upper levels first;
+	// 0: all, and an error if that is too many.
+	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1609,9 +1612,17 @@ func (x *ListDirRequest) GetDepth() uint32 {
 	return 0
 }
 
+func (x *ListDirRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
 type ListDirResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	Truncated     bool                   `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"` // limit cut it off
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1651,6 +1662,13 @@ func (x *ListDirResponse) GetEntries() []*Entry {
 		return x.Entries
 	}
 	return nil
+}
+
+func (x *ListDirResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
 }
 
 type MakeDirRequest struct {
@@ -1761,6 +1779,7 @@ type MoveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Keep          bool                   `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"` // what is at to already: refuse then
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1807,6 +1826,13 @@ func (x *MoveRequest) GetTo() string {
 		return x.To
 	}
 	return ""
+}
+
+func (x *MoveRequest) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
 }
 
 type MoveResponse struct {
@@ -2069,6 +2095,715 @@ func (x *WatchEvent) GetSize() int64 {
 	return 0
 }
 
+type CopyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Recursive     bool                   `protobuf:"varint,3,opt,name=recursive,proto3" json:"recursive,omitempty"` // needed for folders
+	Keep          bool                   `protobuf:"varint,4,opt,name=keep,proto3" json:"keep,omitempty"`           // what is at to already: refuse then
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyRequest) Reset() {
+	*x = CopyRequest{}
+	mi := &file_guest_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyRequest) ProtoMessage() {}
+
+func (x *CopyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyRequest.ProtoReflect.Descriptor instead.
+func (*CopyRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CopyRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *CopyRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *CopyRequest) GetRecursive() bool {
+	if x != nil {
+		return x.Recursive
+	}
+	return false
+}
+
+func (x *CopyRequest) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
+type CopyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entry         *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyResponse) Reset() {
+	*x = CopyResponse{}
+	mi := &file_guest_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyResponse) ProtoMessage() {}
+
+func (x *CopyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyResponse.ProtoReflect.Descriptor instead.
+func (*CopyResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CopyResponse) GetEntry() *Entry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+type ChangeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Mode          *uint32                `protobuf:"varint,2,opt,name=mode,proto3,oneof" json:"mode,omitempty"` // permission bits
+	Uid           *uint32                `protobuf:"varint,3,opt,name=uid,proto3,oneof" json:"uid,omitempty"`
+	Gid           *uint32                `protobuf:"varint,4,opt,name=gid,proto3,oneof" json:"gid,omitempty"`
+	Recursive     bool                   `protobuf:"varint,5,opt,name=recursive,proto3" json:"recursive,omitempty"` // symlinks in it are left alone
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeRequest) Reset() {
+	*x = ChangeRequest{}
+	mi := &file_guest_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeRequest) ProtoMessage() {}
+
+func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
+func (*ChangeRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ChangeRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ChangeRequest) GetMode() uint32 {
+	if x != nil && x.Mode != nil {
+		return *x.Mode
+	}
+	return 0
+}
+
+func (x *ChangeRequest) GetUid() uint32 {
+	if x != nil && x.Uid != nil {
+		return *x.Uid
+	}
+	return 0
+}
+
+func (x *ChangeRequest) GetGid() uint32 {
+	if x != nil && x.Gid != nil {
+		return *x.Gid
+	}
+	return 0
+}
+
+func (x *ChangeRequest) GetRecursive() bool {
+	if x != nil {
+		return x.Recursive
+	}
+	return false
+}
+
+type ChangeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entry         *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeResponse) Reset() {
+	*x = ChangeResponse{}
+	mi := &file_guest_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeResponse) ProtoMessage() {}
+
+func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
+func (*ChangeResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ChangeResponse) GetEntry() *Entry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+type GlobRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`       // folder where the pattern begins
+	Pattern       string                 `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"` // with *, ?, [], {a,b}, and ** for any number of folders
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	All           bool                   `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"`                                   // .git too
+	Type          Entry_Type             `protobuf:"varint,5,opt,name=type,proto3,enum=silica.guest.v1.Entry_Type" json:"type,omitempty"` // unspecified: any
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GlobRequest) Reset() {
+	*x = GlobRequest{}
+	mi := &file_guest_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GlobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GlobRequest) ProtoMessage() {}
+
+func (x *GlobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GlobRequest.ProtoReflect.Descriptor instead.
+func (*GlobRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GlobRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *GlobRequest) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *GlobRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *GlobRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *GlobRequest) GetType() Entry_Type {
+	if x != nil {
+		return x.Type
+	}
+	return Entry_TYPE_UNSPECIFIED
+}
+
+type GlobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`      // sorted by path
+	Truncated     bool                   `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"` // there are more than limit
+	TimedOut      bool                   `protobuf:"varint,3,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GlobResponse) Reset() {
+	*x = GlobResponse{}
+	mi := &file_guest_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GlobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GlobResponse) ProtoMessage() {}
+
+func (x *GlobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GlobResponse.ProtoReflect.Descriptor instead.
+func (*GlobResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GlobResponse) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *GlobResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *GlobResponse) GetTimedOut() bool {
+	if x != nil {
+		return x.TimedOut
+	}
+	return false
+}
+
+// Which files a search looks into.
+type Scope struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`       // a file, or a folder with all in it
+	Include       []string               `protobuf:"bytes,2,rep,name=include,proto3" json:"include,omitempty"` // globs; one without a slash is for names
+	Exclude       []string               `protobuf:"bytes,3,rep,name=exclude,proto3" json:"exclude,omitempty"`
+	All           bool                   `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"` // .git and binary files too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scope) Reset() {
+	*x = Scope{}
+	mi := &file_guest_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scope) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scope) ProtoMessage() {}
+
+func (x *Scope) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scope.ProtoReflect.Descriptor instead.
+func (*Scope) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Scope) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Scope) GetInclude() []string {
+	if x != nil {
+		return x.Include
+	}
+	return nil
+}
+
+func (x *Scope) GetExclude() []string {
+	if x != nil {
+		return x.Exclude
+	}
+	return nil
+}
+
+func (x *Scope) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+type SearchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Scope         *Scope                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	Pattern       string                 `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`  // RE2
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`     // lines
+	Context       uint32                 `protobuf:"varint,4,opt,name=context,proto3" json:"context,omitempty"` // lines before and after each
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchRequest) Reset() {
+	*x = SearchRequest{}
+	mi := &file_guest_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchRequest) ProtoMessage() {}
+
+func (x *SearchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
+func (*SearchRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *SearchRequest) GetScope() *Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *SearchRequest) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *SearchRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *SearchRequest) GetContext() uint32 {
+	if x != nil {
+		return x.Context
+	}
+	return 0
+}
+
+type SearchResponse struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Matches       []*SearchResponse_Match `protobuf:"bytes,1,rep,name=matches,proto3" json:"matches,omitempty"`
+	Files         uint32                  `protobuf:"varint,2,opt,name=files,proto3" json:"files,omitempty"` // looked into
+	Truncated     bool                    `protobuf:"varint,3,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	TimedOut      bool                    `protobuf:"varint,4,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchResponse) Reset() {
+	*x = SearchResponse{}
+	mi := &file_guest_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchResponse) ProtoMessage() {}
+
+func (x *SearchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
+func (*SearchResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SearchResponse) GetMatches() []*SearchResponse_Match {
+	if x != nil {
+		return x.Matches
+	}
+	return nil
+}
+
+func (x *SearchResponse) GetFiles() uint32 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *SearchResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *SearchResponse) GetTimedOut() bool {
+	if x != nil {
+		return x.TimedOut
+	}
+	return false
+}
+
+type ReplaceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Scope         *Scope                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	Pattern       string                 `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	Replacement   string                 `protobuf:"bytes,3,opt,name=replacement,proto3" json:"replacement,omitempty"` // may name groups: $1, ${name}; $$ is a dollar sign
+	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`            // files
+	DryRun        bool                   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceRequest) Reset() {
+	*x = ReplaceRequest{}
+	mi := &file_guest_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceRequest) ProtoMessage() {}
+
+func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ReplaceRequest) GetScope() *Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *ReplaceRequest) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetReplacement() string {
+	if x != nil {
+		return x.Replacement
+	}
+	return ""
+}
+
+func (x *ReplaceRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ReplaceRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type ReplaceResponse struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Files         []*ReplaceResponse_File `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	Truncated     bool                    `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	TimedOut      bool                    `protobuf:"varint,3,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceResponse) Reset() {
+	*x = ReplaceResponse{}
+	mi := &file_guest_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceResponse) ProtoMessage() {}
+
+func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ReplaceResponse) GetFiles() []*ReplaceResponse_File {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ReplaceResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *ReplaceResponse) GetTimedOut() bool {
+	if x != nil {
+		return x.TimedOut
+	}
+	return false
+}
+
 type ProcessEvent_Started struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
@@ -2078,7 +2813,7 @@ type ProcessEvent_Started struct {
 
 func (x *ProcessEvent_Started) Reset() {
 	*x = ProcessEvent_Started{}
-	mi := &file_guest_proto_msgTypes[34]
+	mi := &file_guest_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2825,7 @@ func (x *ProcessEvent_Started) String() string {
 func (*ProcessEvent_Started) ProtoMessage() {}
 
 func (x *ProcessEvent_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[34]
+	mi := &file_guest_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2858,7 @@ type ProcessEvent_Output struct {
 
 func (x *ProcessEvent_Output) Reset() {
 	*x = ProcessEvent_Output{}
-	mi := &file_guest_proto_msgTypes[35]
+	mi := &file_guest_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2870,7 @@ func (x *ProcessEvent_Output) String() string {
 func (*ProcessEvent_Output) ProtoMessage() {}
 
 func (x *ProcessEvent_Output) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[35]
+	mi := &file_guest_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +2912,7 @@ type ProcessEvent_Exited struct {
 
 func (x *ProcessEvent_Exited) Reset() {
 	*x = ProcessEvent_Exited{}
-	mi := &file_guest_proto_msgTypes[36]
+	mi := &file_guest_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2924,7 @@ func (x *ProcessEvent_Exited) String() string {
 func (*ProcessEvent_Exited) ProtoMessage() {}
 
 func (x *ProcessEvent_Exited) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[36]
+	mi := &file_guest_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2976,7 @@ type ProcessEvent_Keepalive struct {
 
 func (x *ProcessEvent_Keepalive) Reset() {
 	*x = ProcessEvent_Keepalive{}
-	mi := &file_guest_proto_msgTypes[37]
+	mi := &file_guest_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2988,7 @@ func (x *ProcessEvent_Keepalive) String() string {
 func (*ProcessEvent_Keepalive) ProtoMessage() {}
 
 func (x *ProcessEvent_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[37]
+	mi := &file_guest_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +3018,7 @@ type ListProcessesResponse_Process struct {
 
 func (x *ListProcessesResponse_Process) Reset() {
 	*x = ListProcessesResponse_Process{}
-	mi := &file_guest_proto_msgTypes[38]
+	mi := &file_guest_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +3030,7 @@ func (x *ListProcessesResponse_Process) String() string {
 func (*ListProcessesResponse_Process) ProtoMessage() {}
 
 func (x *ListProcessesResponse_Process) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[38]
+	mi := &file_guest_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,6 +3086,174 @@ func (x *ListProcessesResponse_Process) GetExitCode() int32 {
 		return x.ExitCode
 	}
 	return 0
+}
+
+type SearchResponse_Match struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Line          uint32                 `protobuf:"varint,2,opt,name=line,proto3" json:"line,omitempty"`     // from 1
+	Column        uint32                 `protobuf:"varint,3,opt,name=column,proto3" json:"column,omitempty"` // of the match's first byte in the line, from 1
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`      // the line, or a part of a long one with the match in it
+	Cut           bool                   `protobuf:"varint,5,opt,name=cut,proto3" json:"cut,omitempty"`       // text is a part
+	Before        string                 `protobuf:"bytes,6,opt,name=before,proto3" json:"before,omitempty"`  // lines joined by line feeds
+	After         string                 `protobuf:"bytes,7,opt,name=after,proto3" json:"after,omitempty"`
+	HasBefore     bool                   `protobuf:"varint,8,opt,name=has_before,json=hasBefore,proto3" json:"has_before,omitempty"`
+	HasAfter      bool                   `protobuf:"varint,9,opt,name=has_after,json=hasAfter,proto3" json:"has_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchResponse_Match) Reset() {
+	*x = SearchResponse_Match{}
+	mi := &file_guest_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchResponse_Match) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchResponse_Match) ProtoMessage() {}
+
+func (x *SearchResponse_Match) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchResponse_Match.ProtoReflect.Descriptor instead.
+func (*SearchResponse_Match) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{40, 0}
+}
+
+func (x *SearchResponse_Match) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SearchResponse_Match) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *SearchResponse_Match) GetColumn() uint32 {
+	if x != nil {
+		return x.Column
+	}
+	return 0
+}
+
+func (x *SearchResponse_Match) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *SearchResponse_Match) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+func (x *SearchResponse_Match) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *SearchResponse_Match) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *SearchResponse_Match) GetHasBefore() bool {
+	if x != nil {
+		return x.HasBefore
+	}
+	return false
+}
+
+func (x *SearchResponse_Match) GetHasAfter() bool {
+	if x != nil {
+		return x.HasAfter
+	}
+	return false
+}
+
+type ReplaceResponse_File struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Replacements  uint32                 `protobuf:"varint,2,opt,name=replacements,proto3" json:"replacements,omitempty"`
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"` // why it stayed as it was
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceResponse_File) Reset() {
+	*x = ReplaceResponse_File{}
+	mi := &file_guest_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceResponse_File) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceResponse_File) ProtoMessage() {}
+
+func (x *ReplaceResponse_File) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceResponse_File.ProtoReflect.Descriptor instead.
+func (*ReplaceResponse_File) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{42, 0}
+}
+
+func (x *ReplaceResponse_File) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ReplaceResponse_File) GetReplacements() uint32 {
+	if x != nil {
+		return x.Replacements
+	}
+	return 0
+}
+
+func (x *ReplaceResponse_File) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
 }
 
 var File_guest_proto protoreflect.FileDescriptor
@@ -2485,21 +3388,24 @@ const file_guest_proto_rawDesc = "" +
 	"\vStatRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"<\n" +
 	"\fStatResponse\x12,\n" +
-	"\x05entry\x18\x01 \x01(\v2\x16.silica.guest.v1.EntryR\x05entry\":\n" +
+	"\x05entry\x18\x01 \x01(\v2\x16.silica.guest.v1.EntryR\x05entry\"P\n" +
 	"\x0eListDirRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
-	"\x05depth\x18\x02 \x01(\rR\x05depth\"C\n" +
+	"\x05depth\x18\x02 \x01(\rR\x05depth\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"a\n" +
 	"\x0fListDirResponse\x120\n" +
-	"\aentries\x18\x01 \x03(\v2\x16.silica.guest.v1.EntryR\aentries\"R\n" +
+	"\aentries\x18\x01 \x03(\v2\x16.silica.guest.v1.EntryR\aentries\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"R\n" +
 	"\x0eMakeDirRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x18\n" +
 	"\aparents\x18\x03 \x01(\bR\aparents\"?\n" +
 	"\x0fMakeDirResponse\x12,\n" +
-	"\x05entry\x18\x01 \x01(\v2\x16.silica.guest.v1.EntryR\x05entry\"1\n" +
+	"\x05entry\x18\x01 \x01(\v2\x16.silica.guest.v1.EntryR\x05entry\"E\n" +
 	"\vMoveRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\tR\x02to\"<\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
+	"\x04keep\x18\x03 \x01(\bR\x04keep\"<\n" +
 	"\fMoveResponse\x12,\n" +
 	"\x05entry\x18\x01 \x01(\v2\x16.silica.guest.v1.EntryR\x05entry\"A\n" +
 	"\rRemoveRequest\x12\x12\n" +
@@ -2525,7 +3431,75 @@ const file_guest_proto_rawDesc = "" +
 	"\aRENAMED\x10\x05\x12\t\n" +
 	"\x05CHMOD\x10\x06\x12\f\n" +
 	"\bOVERFLOW\x10\a\x12\b\n" +
-	"\x04GONE\x10\b2\xfa\b\n" +
+	"\x04GONE\x10\b\"c\n" +
+	"\vCopyRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x1c\n" +
+	"\trecursive\x18\x03 \x01(\bR\trecursive\x12\x12\n" +
+	"\x04keep\x18\x04 \x01(\bR\x04keep\"<\n" +
+	"\fCopyResponse\x12,\n" +
+	"\x05entry\x18\x01 \x01(\v2\x16.silica.guest.v1.EntryR\x05entry\"\xa1\x01\n" +
+	"\rChangeRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x17\n" +
+	"\x04mode\x18\x02 \x01(\rH\x00R\x04mode\x88\x01\x01\x12\x15\n" +
+	"\x03uid\x18\x03 \x01(\rH\x01R\x03uid\x88\x01\x01\x12\x15\n" +
+	"\x03gid\x18\x04 \x01(\rH\x02R\x03gid\x88\x01\x01\x12\x1c\n" +
+	"\trecursive\x18\x05 \x01(\bR\trecursiveB\a\n" +
+	"\x05_modeB\x06\n" +
+	"\x04_uidB\x06\n" +
+	"\x04_gid\">\n" +
+	"\x0eChangeResponse\x12,\n" +
+	"\x05entry\x18\x01 \x01(\v2\x16.silica.guest.v1.EntryR\x05entry\"\x94\x01\n" +
+	"\vGlobRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x10\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\x12/\n" +
+	"\x04type\x18\x05 \x01(\x0e2\x1b.silica.guest.v1.Entry.TypeR\x04type\"{\n" +
+	"\fGlobResponse\x120\n" +
+	"\aentries\x18\x01 \x03(\v2\x16.silica.guest.v1.EntryR\aentries\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\x12\x1b\n" +
+	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\"a\n" +
+	"\x05Scope\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
+	"\ainclude\x18\x02 \x03(\tR\ainclude\x12\x18\n" +
+	"\aexclude\x18\x03 \x03(\tR\aexclude\x12\x10\n" +
+	"\x03all\x18\x04 \x01(\bR\x03all\"\x87\x01\n" +
+	"\rSearchRequest\x12,\n" +
+	"\x05scope\x18\x01 \x01(\v2\x16.silica.guest.v1.ScopeR\x05scope\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x18\n" +
+	"\acontext\x18\x04 \x01(\rR\acontext\"\xfc\x02\n" +
+	"\x0eSearchResponse\x12?\n" +
+	"\amatches\x18\x01 \x03(\v2%.silica.guest.v1.SearchResponse.MatchR\amatches\x12\x14\n" +
+	"\x05files\x18\x02 \x01(\rR\x05files\x12\x1c\n" +
+	"\ttruncated\x18\x03 \x01(\bR\ttruncated\x12\x1b\n" +
+	"\ttimed_out\x18\x04 \x01(\bR\btimedOut\x1a\xd7\x01\n" +
+	"\x05Match\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04line\x18\x02 \x01(\rR\x04line\x12\x16\n" +
+	"\x06column\x18\x03 \x01(\rR\x06column\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x10\n" +
+	"\x03cut\x18\x05 \x01(\bR\x03cut\x12\x16\n" +
+	"\x06before\x18\x06 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\a \x01(\tR\x05after\x12\x1d\n" +
+	"\n" +
+	"has_before\x18\b \x01(\bR\thasBefore\x12\x1b\n" +
+	"\thas_after\x18\t \x01(\bR\bhasAfter\"\xa9\x01\n" +
+	"\x0eReplaceRequest\x12,\n" +
+	"\x05scope\x18\x01 \x01(\v2\x16.silica.guest.v1.ScopeR\x05scope\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\x12 \n" +
+	"\vreplacement\x18\x03 \x01(\tR\vreplacement\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"\xdf\x01\n" +
+	"\x0fReplaceResponse\x12;\n" +
+	"\x05files\x18\x01 \x03(\v2%.silica.guest.v1.ReplaceResponse.FileR\x05files\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\x12\x1b\n" +
+	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\x1aT\n" +
+	"\x04File\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\"\n" +
+	"\freplacements\x18\x02 \x01(\rR\freplacements\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\xe8\v\n" +
 	"\x05Agent\x12C\n" +
 	"\x04Init\x12\x1c.silica.guest.v1.InitRequest\x1a\x1d.silica.guest.v1.InitResponse\x12L\n" +
 	"\aMetrics\x12\x1f.silica.guest.v1.MetricsRequest\x1a .silica.guest.v1.MetricsResponse\x12E\n" +
@@ -2541,7 +3515,12 @@ const file_guest_proto_rawDesc = "" +
 	"\aMakeDir\x12\x1f.silica.guest.v1.MakeDirRequest\x1a .silica.guest.v1.MakeDirResponse\x12C\n" +
 	"\x04Move\x12\x1c.silica.guest.v1.MoveRequest\x1a\x1d.silica.guest.v1.MoveResponse\x12I\n" +
 	"\x06Remove\x12\x1e.silica.guest.v1.RemoveRequest\x1a\x1f.silica.guest.v1.RemoveResponse\x12E\n" +
-	"\x05Watch\x12\x1d.silica.guest.v1.WatchRequest\x1a\x1b.silica.guest.v1.WatchEvent0\x01B*Z(silica.dev/silica/internal/guest/guestpbb\x06proto3"
+	"\x05Watch\x12\x1d.silica.guest.v1.WatchRequest\x1a\x1b.silica.guest.v1.WatchEvent0\x01\x12C\n" +
+	"\x04Copy\x12\x1c.silica.guest.v1.CopyRequest\x1a\x1d.silica.guest.v1.CopyResponse\x12I\n" +
+	"\x06Change\x12\x1e.silica.guest.v1.ChangeRequest\x1a\x1f.silica.guest.v1.ChangeResponse\x12C\n" +
+	"\x04Glob\x12\x1c.silica.guest.v1.GlobRequest\x1a\x1d.silica.guest.v1.GlobResponse\x12I\n" +
+	"\x06Search\x12\x1e.silica.guest.v1.SearchRequest\x1a\x1f.silica.guest.v1.SearchResponse\x12L\n" +
+	"\aReplace\x12\x1f.silica.guest.v1.ReplaceRequest\x1a .silica.guest.v1.ReplaceResponseB*Z(silica.dev/silica/internal/guest/guestpbb\x06proto3"
 
 var (
 	file_guest_proto_rawDescOnce sync.Once
@@ -2556,7 +3535,7 @@ func file_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_guest_proto_goTypes = []any{
 	(Notice_Kind)(0),                      // 0: silica.guest.v1.Notice.Kind
 	(ProcessEvent_Stream)(0),              // 1: silica.guest.v1.ProcessEvent.Stream
@@ -2594,67 +3573,98 @@ var file_guest_proto_goTypes = []any{
 	(*RemoveResponse)(nil),                // 33: silica.guest.v1.RemoveResponse
 	(*WatchRequest)(nil),                  // 34: silica.guest.v1.WatchRequest
 	(*WatchEvent)(nil),                    // 35: silica.guest.v1.WatchEvent
-	nil,                                   // 36: silica.guest.v1.InitRequest.EnvEntry
-	nil,                                   // 37: silica.guest.v1.StartRequest.EnvEntry
-	(*ProcessEvent_Started)(nil),          // 38: silica.guest.v1.ProcessEvent.Started
-	(*ProcessEvent_Output)(nil),           // 39: silica.guest.v1.ProcessEvent.Output
-	(*ProcessEvent_Exited)(nil),           // 40: silica.guest.v1.ProcessEvent.Exited
-	(*ProcessEvent_Keepalive)(nil),        // 41: silica.guest.v1.ProcessEvent.Keepalive
-	(*ListProcessesResponse_Process)(nil), // 42: silica.guest.v1.ListProcessesResponse.Process
+	(*CopyRequest)(nil),                   // 36: silica.guest.v1.CopyRequest
+	(*CopyResponse)(nil),                  // 37: silica.guest.v1.CopyResponse
+	(*ChangeRequest)(nil),                 // 38: silica.guest.v1.ChangeRequest
+	(*ChangeResponse)(nil),                // 39: silica.guest.v1.ChangeResponse
+	(*GlobRequest)(nil),                   // 40: silica.guest.v1.GlobRequest
+	(*GlobResponse)(nil),                  // 41: silica.guest.v1.GlobResponse
+	(*Scope)(nil),                         // 42: silica.guest.v1.Scope
+	(*SearchRequest)(nil),                 // 43: silica.guest.v1.SearchRequest
+	(*SearchResponse)(nil),                // 44: silica.guest.v1.SearchResponse
+	(*ReplaceRequest)(nil),                // 45: silica.guest.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),               // 46: silica.guest.v1.ReplaceResponse
+	nil,                                   // 47: silica.guest.v1.InitRequest.EnvEntry
+	nil,                                   // 48: silica.guest.v1.StartRequest.EnvEntry
+	(*ProcessEvent_Started)(nil),          // 49: silica.guest.v1.ProcessEvent.Started
+	(*ProcessEvent_Output)(nil),           // 50: silica.guest.v1.ProcessEvent.Output
+	(*ProcessEvent_Exited)(nil),           // 51: silica.guest.v1.ProcessEvent.Exited
+	(*ProcessEvent_Keepalive)(nil),        // 52: silica.guest.v1.ProcessEvent.Keepalive
+	(*ListProcessesResponse_Process)(nil), // 53: silica.guest.v1.ListProcessesResponse.Process
+	(*SearchResponse_Match)(nil),          // 54: silica.guest.v1.SearchResponse.Match
+	(*ReplaceResponse_File)(nil),          // 55: silica.guest.v1.ReplaceResponse.File
 }
 var file_guest_proto_depIdxs = []int32{
-	36, // 0: silica.guest.v1.InitRequest.env:type_name -> silica.guest.v1.InitRequest.EnvEntry
+	47, // 0: silica.guest.v1.InitRequest.env:type_name -> silica.guest.v1.InitRequest.EnvEntry
 	0,  // 1: silica.guest.v1.Notice.kind:type_name -> silica.guest.v1.Notice.Kind
-	37, // 2: silica.guest.v1.StartRequest.env:type_name -> silica.guest.v1.StartRequest.EnvEntry
+	48, // 2: silica.guest.v1.StartRequest.env:type_name -> silica.guest.v1.StartRequest.EnvEntry
 	12, // 3: silica.guest.v1.StartRequest.pty:type_name -> silica.guest.v1.Pty
-	38, // 4: silica.guest.v1.ProcessEvent.started:type_name -> silica.guest.v1.ProcessEvent.Started
-	39, // 5: silica.guest.v1.ProcessEvent.output:type_name -> silica.guest.v1.ProcessEvent.Output
-	40, // 6: silica.guest.v1.ProcessEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
-	41, // 7: silica.guest.v1.ProcessEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
+	49, // 4: silica.guest.v1.ProcessEvent.started:type_name -> silica.guest.v1.ProcessEvent.Started
+	50, // 5: silica.guest.v1.ProcessEvent.output:type_name -> silica.guest.v1.ProcessEvent.Output
+	51, // 6: silica.guest.v1.ProcessEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
+	52, // 7: silica.guest.v1.ProcessEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
 	12, // 8: silica.guest.v1.ResizeRequest.pty:type_name -> silica.guest.v1.Pty
-	42, // 9: silica.guest.v1.ListProcessesResponse.processes:type_name -> silica.guest.v1.ListProcessesResponse.Process
+	53, // 9: silica.guest.v1.ListProcessesResponse.processes:type_name -> silica.guest.v1.ListProcessesResponse.Process
 	2,  // 10: silica.guest.v1.Entry.type:type_name -> silica.guest.v1.Entry.Type
 	23, // 11: silica.guest.v1.StatResponse.entry:type_name -> silica.guest.v1.Entry
 	23, // 12: silica.guest.v1.ListDirResponse.entries:type_name -> silica.guest.v1.Entry
 	23, // 13: silica.guest.v1.MakeDirResponse.entry:type_name -> silica.guest.v1.Entry
 	23, // 14: silica.guest.v1.MoveResponse.entry:type_name -> silica.guest.v1.Entry
 	3,  // 15: silica.guest.v1.WatchEvent.kind:type_name -> silica.guest.v1.WatchEvent.Kind
-	1,  // 16: silica.guest.v1.ProcessEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
-	4,  // 17: silica.guest.v1.Agent.Init:input_type -> silica.guest.v1.InitRequest
-	6,  // 18: silica.guest.v1.Agent.Metrics:input_type -> silica.guest.v1.MetricsRequest
-	8,  // 19: silica.guest.v1.Agent.Notices:input_type -> silica.guest.v1.NoticesRequest
-	10, // 20: silica.guest.v1.Agent.Relieve:input_type -> silica.guest.v1.RelieveRequest
-	13, // 21: silica.guest.v1.Agent.Start:input_type -> silica.guest.v1.StartRequest
-	15, // 22: silica.guest.v1.Agent.SendInput:input_type -> silica.guest.v1.SendInputRequest
-	17, // 23: silica.guest.v1.Agent.Resize:input_type -> silica.guest.v1.ResizeRequest
-	19, // 24: silica.guest.v1.Agent.Signal:input_type -> silica.guest.v1.SignalRequest
-	21, // 25: silica.guest.v1.Agent.ListProcesses:input_type -> silica.guest.v1.ListProcessesRequest
-	24, // 26: silica.guest.v1.Agent.Stat:input_type -> silica.guest.v1.StatRequest
-	26, // 27: silica.guest.v1.Agent.ListDir:input_type -> silica.guest.v1.ListDirRequest
-	28, // 28: silica.guest.v1.Agent.MakeDir:input_type -> silica.guest.v1.MakeDirRequest
-	30, // 29: silica.guest.v1.Agent.Move:input_type -> silica.guest.v1.MoveRequest
-	32, // 30: silica.guest.v1.Agent.Remove:input_type -> silica.guest.v1.RemoveRequest
-	34, // 31: silica.guest.v1.Agent.Watch:input_type -> silica.guest.v1.WatchRequest
-	5,  // 32: silica.guest.v1.Agent.Init:output_type -> silica.guest.v1.InitResponse
-	7,  // 33: silica.guest.v1.Agent.Metrics:output_type -> silica.guest.v1.MetricsResponse
-	9,  // 34: silica.guest.v1.Agent.Notices:output_type -> silica.guest.v1.Notice
-	11, // 35: silica.guest.v1.Agent.Relieve:output_type -> silica.guest.v1.RelieveResponse
-	14, // 36: silica.guest.v1.Agent.Start:output_type -> silica.guest.v1.ProcessEvent
-	16, // 37: silica.guest.v1.Agent.SendInput:output_type -> silica.guest.v1.SendInputResponse
-	18, // 38: silica.guest.v1.Agent.Resize:output_type -> silica.guest.v1.ResizeResponse
-	20, // 39: silica.guest.v1.Agent.Signal:output_type -> silica.guest.v1.SignalResponse
-	22, // 40: silica.guest.v1.Agent.ListProcesses:output_type -> silica.guest.v1.ListProcessesResponse
-	25, // 41: silica.guest.v1.Agent.Stat:output_type -> silica.guest.v1.StatResponse
-	27, // 42: silica.guest.v1.Agent.ListDir:output_type -> silica.guest.v1.ListDirResponse
-	29, // 43: silica.guest.v1.Agent.MakeDir:output_type -> silica.guest.v1.MakeDirResponse
-	31, // 44: silica.guest.v1.Agent.Move:output_type -> silica.guest.v1.MoveResponse
-	33, // 45: silica.guest.v1.Agent.Remove:output_type -> silica.guest.v1.RemoveResponse
-	35, // 46: silica.guest.v1.Agent.Watch:output_type -> silica.guest.v1.WatchEvent
-	32, // [32:47] is the sub-list for method output_type
-	17, // [17:32] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	23, // 16: silica.guest.v1.CopyResponse.entry:type_name -> silica.guest.v1.Entry
+	23, // 17: silica.guest.v1.ChangeResponse.entry:type_name -> silica.guest.v1.Entry
+	2,  // 18: silica.guest.v1.GlobRequest.type:type_name -> silica.guest.v1.Entry.Type
+	23, // 19: silica.guest.v1.GlobResponse.entries:type_name -> silica.guest.v1.Entry
+	42, // 20: silica.guest.v1.SearchRequest.scope:type_name -> silica.guest.v1.Scope
+	54, // 21: silica.guest.v1.SearchResponse.matches:type_name -> silica.guest.v1.SearchResponse.Match
+	42, // 22: silica.guest.v1.ReplaceRequest.scope:type_name -> silica.guest.v1.Scope
+	55, // 23: silica.guest.v1.ReplaceResponse.files:type_name -> silica.guest.v1.ReplaceResponse.File
+	1,  // 24: silica.guest.v1.ProcessEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
+	4,  // 25: silica.guest.v1.Agent.Init:input_type -> silica.guest.v1.InitRequest
+	6,  // 26: silica.guest.v1.Agent.Metrics:input_type -> silica.guest.v1.MetricsRequest
+	8,  // 27: silica.guest.v1.Agent.Notices:input_type -> silica.guest.v1.NoticesRequest
+	10, // 28: silica.guest.v1.Agent.Relieve:input_type -> silica.guest.v1.RelieveRequest
+	13, // 29: silica.guest.v1.Agent.Start:input_type -> silica.guest.v1.StartRequest
+	15, // 30: silica.guest.v1.Agent.SendInput:input_type -> silica.guest.v1.SendInputRequest
+	17, // 31: silica.guest.v1.Agent.Resize:input_type -> silica.guest.v1.ResizeRequest
+	19, // 32: silica.guest.v1.Agent.Signal:input_type -> silica.guest.v1.SignalRequest
+	21, // 33: silica.guest.v1.Agent.ListProcesses:input_type -> silica.guest.v1.ListProcessesRequest
+	24, // 34: silica.guest.v1.Agent.Stat:input_type -> silica.guest.v1.StatRequest
+	26, // 35: silica.guest.v1.Agent.ListDir:input_type -> silica.guest.v1.ListDirRequest
+	28, // 36: silica.guest.v1.Agent.MakeDir:input_type -> silica.guest.v1.MakeDirRequest
+	30, // 37: silica.guest.v1.Agent.Move:input_type -> silica.guest.v1.MoveRequest
+	32, // 38: silica.guest.v1.Agent.Remove:input_type -> silica.guest.v1.RemoveRequest
+	34, // 39: silica.guest.v1.Agent.Watch:input_type -> silica.guest.v1.WatchRequest
+	36, // 40: silica.guest.v1.Agent.Copy:input_type -> silica.guest.v1.CopyRequest
+	38, // 41: silica.guest.v1.Agent.Change:input_type -> silica.guest.v1.ChangeRequest
+	40, // 42: silica.guest.v1.Agent.Glob:input_type -> silica.guest.v1.GlobRequest
+	43, // 43: silica.guest.v1.Agent.Search:input_type -> silica.guest.v1.SearchRequest
+	45, // 44: silica.guest.v1.Agent.Replace:input_type -> silica.guest.v1.ReplaceRequest
+	5,  // 45: silica.guest.v1.Agent.Init:output_type -> silica.guest.v1.InitResponse
+	7,  // 46: silica.guest.v1.Agent.Metrics:output_type -> silica.guest.v1.MetricsResponse
+	9,  // 47: silica.guest.v1.Agent.Notices:output_type -> silica.guest.v1.Notice
+	11, // 48: silica.guest.v1.Agent.Relieve:output_type -> silica.guest.v1.RelieveResponse
+	14, // 49: silica.guest.v1.Agent.Start:output_type -> silica.guest.v1.ProcessEvent
+	16, // 50: silica.guest.v1.Agent.SendInput:output_type -> silica.guest.v1.SendInputResponse
+	18, // 51: silica.guest.v1.Agent.Resize:output_type -> silica.guest.v1.ResizeResponse
+	20, // 52: silica.guest.v1.Agent.Signal:output_type -> silica.guest.v1.SignalResponse
+	22, // 53: silica.guest.v1.Agent.ListProcesses:output_type -> silica.guest.v1.ListProcessesResponse
+	25, // 54: silica.guest.v1.Agent.Stat:output_type -> silica.guest.v1.StatResponse
+	27, // 55: silica.guest.v1.Agent.ListDir:output_type -> silica.guest.v1.ListDirResponse
+	29, // 56: silica.guest.v1.Agent.MakeDir:output_type -> silica.guest.v1.MakeDirResponse
+	31, // 57: silica.guest.v1.Agent.Move:output_type -> silica.guest.v1.MoveResponse
+	33, // 58: silica.guest.v1.Agent.Remove:output_type -> silica.guest.v1.RemoveResponse
+	35, // 59: silica.guest.v1.Agent.Watch:output_type -> silica.guest.v1.WatchEvent
+	37, // 60: silica.guest.v1.Agent.Copy:output_type -> silica.guest.v1.CopyResponse
+	39, // 61: silica.guest.v1.Agent.Change:output_type -> silica.guest.v1.ChangeResponse
+	41, // 62: silica.guest.v1.Agent.Glob:output_type -> silica.guest.v1.GlobResponse
+	44, // 63: silica.guest.v1.Agent.Search:output_type -> silica.guest.v1.SearchResponse
+	46, // 64: silica.guest.v1.Agent.Replace:output_type -> silica.guest.v1.ReplaceResponse
+	45, // [45:65] is the sub-list for method output_type
+	25, // [25:45] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -2668,13 +3678,14 @@ func file_guest_proto_init() {
 		(*ProcessEvent_Exited_)(nil),
 		(*ProcessEvent_Keepalive_)(nil),
 	}
+	file_guest_proto_msgTypes[34].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   39,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

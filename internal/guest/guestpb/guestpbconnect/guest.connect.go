@@ -66,6 +66,16 @@ const (
 	AgentRemoveProcedure = "/silica.guest.v1.Agent/Remove"
 	// AgentWatchProcedure is the fully-qualified name of the Agent's Watch RPC.
 	AgentWatchProcedure = "/silica.guest.v1.Agent/Watch"
+	// AgentCopyProcedure is the fully-qualified name of the Agent's Copy RPC.
+	AgentCopyProcedure = "/silica.guest.v1.Agent/Copy"
+	// AgentChangeProcedure is the fully-qualified name of the Agent's Change RPC.
+	AgentChangeProcedure = "/silica.guest.v1.Agent/Change"
+	// AgentGlobProcedure is the fully-qualified name of the Agent's Glob RPC.
+	AgentGlobProcedure = "/silica.guest.v1.Agent/Glob"
+	// AgentSearchProcedure is the fully-qualified name of the Agent's Search RPC.
+	AgentSearchProcedure = "/silica.guest.v1.Agent/Search"
+	// AgentReplaceProcedure is the fully-qualified name of the Agent's Replace RPC.
+	AgentReplaceProcedure = "/silica.guest.v1.Agent/Replace"
 )
 
 // AgentClient is a client for the silica.guest.v1.Agent service.
@@ -92,6 +102,14 @@ type AgentClient interface {
 	Move(context.Context, *connect.Request[guestpb.MoveRequest]) (*connect.Response[guestpb.MoveResponse], error)
 	Remove(context.Context, *connect.Request[guestpb.RemoveRequest]) (*connect.Response[guestpb.RemoveResponse], error)
 	Watch(context.Context, *connect.Request[guestpb.WatchRequest]) (*connect.ServerStreamForClient[guestpb.WatchEvent], error)
+	Copy(context.Context, *connect.Request[guestpb.CopyRequest]) (*connect.Response[guestpb.CopyResponse], error)
+	// Change sets permissions, the owner, or both.
+	Change(context.Context, *connect.Request[guestpb.ChangeRequest]) (*connect.Response[guestpb.ChangeResponse], error)
+	// Glob finds files and folders by name, Search lines in them, and Replace
+	// changes what Search would find. All are bounded in results and time.
+	Glob(context.Context, *connect.Request[guestpb.GlobRequest]) (*connect.Response[guestpb.GlobResponse], error)
+	Search(context.Context, *connect.Request[guestpb.SearchRequest]) (*connect.Response[guestpb.SearchResponse], error)
+	Replace(context.Context, *connect.Request[guestpb.ReplaceRequest]) (*connect.Response[guestpb.ReplaceResponse], error)
 }
 
 // NewAgentClient constructs a client for the silica.guest.v1.Agent service. By default, it uses the
@@ -195,6 +213,36 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("Watch")),
 			connect.WithClientOptions(opts...),
 		),
+		copy: connect.NewClient[guestpb.CopyRequest, guestpb.CopyResponse](
+			httpClient,
+			baseURL+AgentCopyProcedure,
+			connect.WithSchema(agentMethods.ByName("Copy")),
+			connect.WithClientOptions(opts...),
+		),
+		change: connect.NewClient[guestpb.ChangeRequest, guestpb.ChangeResponse](
+			httpClient,
+			baseURL+AgentChangeProcedure,
+			connect.WithSchema(agentMethods.ByName("Change")),
+			connect.WithClientOptions(opts...),
+		),
+		glob: connect.NewClient[guestpb.GlobRequest, guestpb.GlobResponse](
+			httpClient,
+			baseURL+AgentGlobProcedure,
+			connect.WithSchema(agentMethods.ByName("Glob")),
+			connect.WithClientOptions(opts...),
+		),
+		search: connect.NewClient[guestpb.SearchRequest, guestpb.SearchResponse](
+			httpClient,
+			baseURL+AgentSearchProcedure,
+			connect.WithSchema(agentMethods.ByName("Search")),
+			connect.WithClientOptions(opts...),
+		),
+		replace: connect.NewClient[guestpb.ReplaceRequest, guestpb.ReplaceResponse](
+			httpClient,
+			baseURL+AgentReplaceProcedure,
+			connect.WithSchema(agentMethods.ByName("Replace")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -215,6 +263,11 @@ type agentClient struct {
 	move          *connect.Client[guestpb.MoveRequest, guestpb.MoveResponse]
 	remove        *connect.Client[guestpb.RemoveRequest, guestpb.RemoveResponse]
 	watch         *connect.Client[guestpb.WatchRequest, guestpb.WatchEvent]
+	copy          *connect.Client[guestpb.CopyRequest, guestpb.CopyResponse]
+	change        *connect.Client[guestpb.ChangeRequest, guestpb.ChangeResponse]
+	glob          *connect.Client[guestpb.GlobRequest, guestpb.GlobResponse]
+	search        *connect.Client[guestpb.SearchRequest, guestpb.SearchResponse]
+	replace       *connect.Client[guestpb.ReplaceRequest, guestpb.ReplaceResponse]
 }
 
 // Init calls silica.guest.v1.Agent.Init.
@@ -292,6 +345,31 @@ func (c *agentClient) Watch(ctx context.Context, req *connect.Request[guestpb.Wa
 	return c.watch.CallServerStream(ctx, req)
 }
 
+// Copy calls silica.guest.v1.Agent.Copy.
+func (c *agentClient) Copy(ctx context.Context, req *connect.Request[guestpb.CopyRequest]) (*connect.Response[guestpb.CopyResponse], error) {
+	return c.copy.CallUnary(ctx, req)
+}
+
+// Change calls silica.guest.v1.Agent.Change.
+func (c *agentClient) Change(ctx context.Context, req *connect.Request[guestpb.ChangeRequest]) (*connect.Response[guestpb.ChangeResponse], error) {
+	return c.change.CallUnary(ctx, req)
+}
+
+// Glob calls silica.guest.v1.Agent.Glob.
+func (c *agentClient) Glob(ctx context.Context, req *connect.Request[guestpb.GlobRequest]) (*connect.Response[guestpb.GlobResponse], error) {
+	return c.glob.CallUnary(ctx, req)
+}
+
+// Search calls silica.guest.v1.Agent.Search.
+func (c *agentClient) Search(ctx context.Context, req *connect.Request[guestpb.SearchRequest]) (*connect.Response[guestpb.SearchResponse], error) {
+	return c.search.CallUnary(ctx, req)
+}
+
+// Replace calls silica.guest.v1.Agent.Replace.
+func (c *agentClient) Replace(ctx context.Context, req *connect.Request[guestpb.ReplaceRequest]) (*connect.Response[guestpb.ReplaceResponse], error) {
+	return c.replace.CallUnary(ctx, req)
+}
+
 // AgentHandler is an implementation of the silica.guest.v1.Agent service.
 type AgentHandler interface {
 	// Init gives a started, restored or claimed sandbox its identity. It may be
@@ -316,6 +394,14 @@ type AgentHandler interface {
 	Move(context.Context, *connect.Request[guestpb.MoveRequest]) (*connect.Response[guestpb.MoveResponse], error)
 	Remove(context.Context, *connect.Request[guestpb.RemoveRequest]) (*connect.Response[guestpb.RemoveResponse], error)
 	Watch(context.Context, *connect.Request[guestpb.WatchRequest], *connect.ServerStream[guestpb.WatchEvent]) error
+	Copy(context.Context, *connect.Request[guestpb.CopyRequest]) (*connect.Response[guestpb.CopyResponse], error)
+	// Change sets permissions, the owner, or both.
+	Change(context.Context, *connect.Request[guestpb.ChangeRequest]) (*connect.Response[guestpb.ChangeResponse], error)
+	// Glob finds files and folders by name, Search lines in them, and Replace
+	// changes what Search would find. All are bounded in results and time.
+	Glob(context.Context, *connect.Request[guestpb.GlobRequest]) (*connect.Response[guestpb.GlobResponse], error)
+	Search(context.Context, *connect.Request[guestpb.SearchRequest]) (*connect.Response[guestpb.SearchResponse], error)
+	Replace(context.Context, *connect.Request[guestpb.ReplaceRequest]) (*connect.Response[guestpb.ReplaceResponse], error)
 }
 
 // NewAgentHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -415,6 +501,36 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(agentMethods.ByName("Watch")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentCopyHandler := connect.NewUnaryHandler(
+		AgentCopyProcedure,
+		svc.Copy,
+		connect.WithSchema(agentMethods.ByName("Copy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentChangeHandler := connect.NewUnaryHandler(
+		AgentChangeProcedure,
+		svc.Change,
+		connect.WithSchema(agentMethods.ByName("Change")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentGlobHandler := connect.NewUnaryHandler(
+		AgentGlobProcedure,
+		svc.Glob,
+		connect.WithSchema(agentMethods.ByName("Glob")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentSearchHandler := connect.NewUnaryHandler(
+		AgentSearchProcedure,
+		svc.Search,
+		connect.WithSchema(agentMethods.ByName("Search")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentReplaceHandler := connect.NewUnaryHandler(
+		AgentReplaceProcedure,
+		svc.Replace,
+		connect.WithSchema(agentMethods.ByName("Replace")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/silica.guest.v1.Agent/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AgentInitProcedure:
@@ -447,6 +563,16 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentRemoveHandler.ServeHTTP(w, r)
 		case AgentWatchProcedure:
 			agentWatchHandler.ServeHTTP(w, r)
+		case AgentCopyProcedure:
+			agentCopyHandler.ServeHTTP(w, r)
+		case AgentChangeProcedure:
+			agentChangeHandler.ServeHTTP(w, r)
+		case AgentGlobProcedure:
+			agentGlobHandler.ServeHTTP(w, r)
+		case AgentSearchProcedure:
+			agentSearchHandler.ServeHTTP(w, r)
+		case AgentReplaceProcedure:
+			agentReplaceHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -514,4 +640,24 @@ func (UnimplementedAgentHandler) Remove(context.Context, *connect.Request[guestp
 
 func (UnimplementedAgentHandler) Watch(context.Context, *connect.Request[guestpb.WatchRequest], *connect.ServerStream[guestpb.WatchEvent]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Watch is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Copy(context.Context, *connect.Request[guestpb.CopyRequest]) (*connect.Response[guestpb.CopyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Copy is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Change(context.Context, *connect.Request[guestpb.ChangeRequest]) (*connect.Response[guestpb.ChangeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Change is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Glob(context.Context, *connect.Request[guestpb.GlobRequest]) (*connect.Response[guestpb.GlobResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Glob is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Search(context.Context, *connect.Request[guestpb.SearchRequest]) (*connect.Response[guestpb.SearchResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Search is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Replace(context.Context, *connect.Request[guestpb.ReplaceRequest]) (*connect.Response[guestpb.ReplaceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Replace is not implemented"))
 }
