@@ -36,7 +36,7 @@ func (s *Store) pruneLoop() {
 }
 
 // Prune removes what is too old at the time now: repeated-request records after
-// 24 hours, events and ended sandboxes as configured, and of these also the
+// 24 hours, events, runs and ended sandboxes as configured, and of these also the
 // oldest of a tenant that has too many. A sandbox that may hold
 // anything on the host stays. It runs by itself every hour.
 func (s *Store) Prune(ctx context.Context, now time.Time) error {
@@ -50,6 +50,11 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 		err = errors.Join(err, s.pruneTable(ctx, `delete from sandboxes where id in
 			(select id from sandboxes where freed = $3 and state in ($4, $5) and updated_at < $1 limit $2)`,
 			micros(now.Add(-s.cfg.KeepSandboxes)), pruneBatch, true, string(sandbox.Destroyed), string(sandbox.Failed)))
+	}
+	if s.cfg.KeepRuns > 0 {
+		err = errors.Join(err, s.pruneTable(ctx, `delete from runs where (sandbox, started_at) in
+			(select sandbox, started_at from runs where ended_at > 0 and ended_at < $1 limit $2)`,
+			micros(now.Add(-s.cfg.KeepRuns)), pruneBatch))
 	}
 	if s.cfg.MaxEnded > 0 {
 		err = errors.Join(err, s.pruneEnded(ctx))

@@ -141,7 +141,10 @@ func (t *tx) claim(sb sandbox.Sandbox) (sandbox.Sandbox, error) {
 	if !m.State.CanBecome(got.State) {
 		return sandbox.Sandbox{}, illegal(m.State, got.State)
 	}
-	return got, t.update(got, sandbox.Warm)
+	if err := t.update(got, sandbox.Warm); err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	return got, t.track(got, sandbox.Warm)
 }
 
 func (t *tx) insert(sb sandbox.Sandbox) error {
@@ -223,6 +226,9 @@ func (t *tx) change(id sandbox.ID, from, to sandbox.State, change func(*sandbox.
 		sb.Spec.Env = nil
 	}
 	if err := t.update(sb, from); err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if err := t.track(sb, from); err != nil {
 		return sandbox.Sandbox{}, err
 	}
 	return scan(t.row(selectSandbox+`where id = $1`, string(id))) // as everybody else will read it
@@ -337,10 +343,14 @@ func (s *Store) queryAll(ctx context.Context, query string, args ...any) ([]sand
 	return list, wrap(rows.Err(), "list sandboxes")
 }
 
-// MarkFreed notes that the host holds nothing of a sandbox any more. It changes
-// nothing that a tenant sees. An unknown ID is a success.
-func (s *Store) MarkFreed(ctx context.Context, id sandbox.ID) error {
+// MarkFreed notes that the host holds nothing of a sandbox any more, with the
+// last readings of its counters. It changes nothing else that a tenant sees. An
+// unknown ID is a success.
+func (s *Store) MarkFreed(ctx context.Context, id sandbox.ID, last ...sandbox.Reading) error {
 	return s.do(ctx, "mark freed", func(t *tx) error {
+		if err := t.measure(last); err != nil {
+			return err
+		}
 		_, err := t.exec(`update sandboxes set freed = $1 where id = $2`, true, string(id))
 		return err
 	})

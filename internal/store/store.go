@@ -32,6 +32,7 @@ type Config struct {
 	Path          string        // the SQLite file
 	KeepEvents    time.Duration // default 7 days
 	KeepSandboxes time.Duration // after their end; default 30 days
+	KeepRuns      time.Duration // what was used, after it was; default 400 days
 	// MaxEnded is how many ended sandboxes of a tenant are kept, the newest.
 	// Default 10,000; negative: all.
 	MaxEnded int
@@ -64,6 +65,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	if cfg.KeepSandboxes == 0 {
 		cfg.KeepSandboxes = 30 * 24 * time.Hour
+	}
+	if cfg.KeepRuns == 0 {
+		cfg.KeepRuns = 400 * 24 * time.Hour
 	}
 	if cfg.MaxEnded == 0 {
 		cfg.MaxEnded = 10_000

@@ -36,6 +36,7 @@ type Config struct {
 	ProvisionTimeout time.Duration // from the request to running, a template's build included: 30 min
 	DestroyWait      time.Duration // how long Destroy waits for the host: 5 s
 	AdoptWait        time.Duration // how long Recover waits for slow agents: 1 s
+	MeterEvery       time.Duration // between two readings of what is used: 15 s
 
 	Nameservers  []string
 	MaxProcesses uint32 // a sandbox; 0: the agent's default
@@ -63,6 +64,7 @@ func (c Config) withDefaults() Config {
 	or(&c.ProvisionTimeout, 30*time.Minute)
 	or(&c.DestroyWait, 5*time.Second)
 	or(&c.AdoptWait, time.Second)
+	or(&c.MeterEvery, meterEvery)
 	return c
 }
 
@@ -111,7 +113,15 @@ type Store interface {
 	AddMember(ctx context.Context, sb sandbox.Sandbox) error
 	Move(ctx context.Context, id sandbox.ID, from, to sandbox.State, change func(*sandbox.Sandbox), events ...event.Event) (sandbox.Sandbox, error)
 	Update(ctx context.Context, id sandbox.ID, state sandbox.State, change func(*sandbox.Sandbox)) (sandbox.Sandbox, error)
-	MarkFreed(ctx context.Context, id sandbox.ID) error
+	MarkFreed(ctx context.Context, id sandbox.ID, last ...sandbox.Reading) error
+	// Measure adds readings to the runs they were taken in. Repeating one
+	// changes nothing.
+	Measure(ctx context.Context, readings []sandbox.Reading) error
+	// EndRun closes the run of a lost sandbox when it was last measured.
+	EndRun(ctx context.Context, id sandbox.ID) error
+	// Usage adds up the runs of a sandbox and, unless it is nil, what live
+	// shows beyond what was written.
+	Usage(ctx context.Context, id sandbox.ID, now time.Time, live *sandbox.Reading) (sandbox.Usage, error)
 	Sandbox(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Sandbox, error)
 	List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, error)
 	// Unfreed lists every sandbox that may hold something on the host.

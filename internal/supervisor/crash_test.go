@@ -58,8 +58,8 @@ func (m *mortalStore) Update(ctx context.Context, id sandbox.ID, state sandbox.S
 	return got, err
 }
 
-func (m *mortalStore) MarkFreed(ctx context.Context, id sandbox.ID) error {
-	return m.write(func() error { return m.Store.MarkFreed(ctx, id) })
+func (m *mortalStore) MarkFreed(ctx context.Context, id sandbox.ID, last ...sandbox.Reading) error {
+	return m.write(func() error { return m.Store.MarkFreed(ctx, id, last...) })
 }
 
 // TestCrashAtAnyMoment ends the daemon at random moments under load, with

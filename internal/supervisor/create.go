@@ -150,6 +150,7 @@ func (s *Supervisor) bring(ctx context.Context, u *unit, sb sandbox.Sandbox, t s
 		return fmt.Errorf("note that it runs: %w", err)
 	}
 	s.attend(u, got)
+	s.beginMeter(u, true)
 	return nil
 }
 
@@ -323,5 +324,6 @@ func (s *Supervisor) claimed(u *unit, sb sandbox.Sandbox, t sandbox.Template) er
 	since := time.Now().Add(-time.Second)
 	s.spawn(func() { s.listen(u, got, since) })
 	u.setReady()
+	s.beginMeter(u, true)
 	return nil
 }

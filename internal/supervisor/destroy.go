@@ -152,7 +152,11 @@ func (s *Supervisor) free(u *unit) {
 		return
 	}
 	s.spawn(func() {
+		var last []sandbox.Reading
 		for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Minute) {
+			if r := s.lastReading(s.life, u); r != nil {
+				last = r
+			}
 			err := s.destroyOnHost(u)
 			if err == nil {
 				break
@@ -166,7 +170,7 @@ func (s *Supervisor) free(u *unit) {
 			}
 		}
 		close(u.gone)
-		err := s.persist(s.life, "mark freed", func() error { return s.store.MarkFreed(s.life, u.id) })
+		err := s.persist(s.life, "mark freed", func() error { return s.store.MarkFreed(s.life, u.id, last...) })
 		if err != nil && s.life.Err() == nil {
 			s.log.Error("a freed sandbox could not be marked", "sandbox", u.id, "err", err)
 		}

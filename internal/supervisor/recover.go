@@ -57,7 +57,7 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 		case sb.State == sandbox.Running && alive:
 			ask(func() { s.adopt(u, sb) })
 		case sb.State == sandbox.Running:
-			ask(func() { s.fail(u, failure{sandbox.CodeSandboxGone, lostWhileDown}, sandbox.Running) })
+			ask(func() { s.lost(u) })
 		case sb.State == sandbox.Warm && alive:
 			ask(func() { s.adoptMember(u, sb) })
 		case sb.Tenant == "":
@@ -92,6 +92,7 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 	}
 	close(s.recovered)
 	s.spawn(s.keepPool)
+	s.spawn(s.keepMeter)
 	return nil
 }
 
@@ -162,7 +163,7 @@ func (s *Supervisor) adopted(u *unit, sb sandbox.Sandbox, err error) {
 	if err != nil {
 		if u.life.Err() == nil {
 			s.log.Warn("a sandbox did not outlive the daemon", "sandbox", sb.ID, "err", err)
-			s.fail(u, failure{sandbox.CodeSandboxGone, lostWhileDown}, sandbox.Running)
+			s.lost(u)
 		}
 		return
 	}
@@ -182,6 +183,16 @@ func (s *Supervisor) adopted(u *unit, sb sandbox.Sandbox, err error) {
 		}
 	}
 	s.attend(u, sb)
+	s.beginMeter(u, false)
+}
+
+// lost ends a sandbox that was there when the daemon ended and is no more. It
+// ran for as long as it was seen to.
+func (s *Supervisor) lost(u *unit) {
+	if err := s.persist(s.life, "end run", func() error { return s.store.EndRun(s.life, u.id) }); err != nil && s.life.Err() == nil {
+		s.log.Error("the run of a lost sandbox could not be ended", "sandbox", u.id, "err", err)
+	}
+	s.fail(u, failure{sandbox.CodeSandboxGone, lostWhileDown}, sandbox.Running)
 }
 
 // reach asks the agent of a sandbox that outlived the daemon for an answer. One

@@ -32,6 +32,9 @@ type unit struct {
 	isReady bool
 	freeing bool
 	client  *guest.Client
+	metered bool             // its use is its tenant's, and counted
+	base    sandbox.Counters // what was counted before that
+	written sandbox.Reading  // the last that is durable
 }
 
 // unit returns the unit of id, making it if need be.

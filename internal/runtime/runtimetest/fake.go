@@ -70,6 +70,7 @@ type fakeSandbox struct {
 	agent *Agent // nil while half-started
 	done  chan struct{}
 	exit  runtime.Exit // set before done is closed
+	used  runtime.Usage
 }
 
 var errCrashed = errors.New("the fake driver's daemon is gone")
@@ -391,10 +392,23 @@ func (f *Fake) SnapshotKey(res sandbox.Resources) string { return fmt.Sprintf("f
 func (f *Fake) Usage(_ context.Context, id sandbox.ID) (runtime.Usage, error) {
 	f.host.mu.Lock()
 	defer f.host.mu.Unlock()
-	if _, ok := f.host.sandboxes[id]; !ok {
+	s, ok := f.host.sandboxes[id]
+	if !ok || f.crashed() {
 		return runtime.Usage{}, notFound(id)
 	}
-	return runtime.Usage{CPU: time.Millisecond, Memory: 20 * sandbox.MiB}, nil
+	u := s.used
+	u.CPU += time.Millisecond // for its start
+	u.Memory += 20 * sandbox.MiB
+	return u, nil
+}
+
+// Use says what a sandbox has used since its start.
+func (f *Fake) Use(id sandbox.ID, u runtime.Usage) {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if s, ok := f.host.sandboxes[id]; ok {
+		s.used = u
+	}
 }
 
 // Prepare implements [runtime.Pooler].

@@ -1,0 +1,36 @@
+-- A run is one stretch in which a sandbox runs: what usage, quotas and credits
+-- are counted by. It is opened and closed in the transaction that changes the
+-- sandbox's state. What it used is added up from the host's counters, of which
+-- seen_* is the last reading: a reading that comes twice counts once, and
+-- counters that begin anew lose nothing.
+
+-- +goose Up
+create table runs (
+  sandbox       text not null,
+  tenant        text not null,
+  workspace     text not null,
+  project       text not null,
+  ext_workspace text not null,
+  ext_user      text not null,
+  ext_project   text not null,
+  milli_cpu     bigint not null,
+  memory        bigint not null, -- bytes
+  started_at    bigint not null,
+  ended_at      bigint not null, -- 0 while it runs
+  metered_at    bigint not null, -- of the last reading
+  cpu_us        bigint not null, -- microseconds of CPU time
+  net_in        bigint not null, -- bytes
+  net_out       bigint not null,
+  seen_cpu_us   bigint not null,
+  seen_net_in   bigint not null,
+  seen_net_out  bigint not null,
+  primary key (sandbox, started_at)
+);
+create index runs_tenant on runs (tenant, started_at);
+create index runs_ended on runs (ended_at);
+
+insert into runs
+select id, tenant, workspace, project, ext_workspace, ext_user, ext_project, milli_cpu, memory,
+  started_at, 0, started_at, 0, 0, 0, 0, 0, 0
+from sandboxes where state = 'running' and tenant <> '';
+

@@ -1,0 +1,149 @@
+package supervisor
+
+import (
+	"context"
+	"time"
+
+	driver "silica.dev/silica/internal/runtime"
+	"silica.dev/silica/sandbox"
+)
+
+const (
+	// meterEvery is how often what runs is measured, and its runs written: what
+	// a crash of the machine can lose.
+	meterEvery = 15 * time.Second
+	// meterRest is how long a run that used nothing goes unwritten. One that is
+	// lost ended at most so much later than is noted.
+	meterRest = time.Minute
+	// meterWait bounds one look at the host's counters.
+	meterWait = 2 * time.Second
+)
+
+// Usage returns what a sandbox has used until now.
+func (s *Supervisor) Usage(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, sandbox.Usage, error) {
+	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
+	if err != nil {
+		return sb, sandbox.Usage{}, err
+	}
+	var live *sandbox.Reading
+	if u := s.lookup(sb.ID); u != nil && sb.State == sandbox.Running {
+		if r, ok := s.read(ctx, u); ok {
+			live = &r
+		}
+	}
+	used, err := s.store.Usage(ctx, sb.ID, now(), live)
+	return sb, used, err
+}
+
+// beginMeter has a sandbox measured from now on. The counters of one that came
+// to run just now are looked at first: what they show is not its tenant's.
+func (s *Supervisor) beginMeter(u *unit, fresh bool) {
+	if _, ok := s.driver.(driver.Meter); !ok {
+		return
+	}
+	s.spawn(func() {
+		var base sandbox.Counters
+		if fresh {
+			base, _ = s.counters(u.life, u.id)
+		}
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.metered, u.base, u.written = true, base, sandbox.Reading{}
+	})
+}
+
+// counters asks the driver. false says that it has no answer.
+func (s *Supervisor) counters(ctx context.Context, id sandbox.ID) (sandbox.Counters, bool) {
+	m, ok := s.driver.(driver.Meter)
+	if !ok {
+		return sandbox.Counters{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, meterWait)
+	defer cancel()
+	got, err := m.Usage(ctx, id)
+	if err != nil {
+		s.log.Debug("a sandbox could not be measured", "sandbox", id, "err", err)
+		return sandbox.Counters{}, false
+	}
+	return sandbox.Counters{CPU: got.CPU, NetworkIn: got.NetworkIn, NetworkOut: got.NetworkOut}, true
+}
+
+// read measures a sandbox that is being metered.
+func (s *Supervisor) read(ctx context.Context, u *unit) (sandbox.Reading, bool) {
+	u.mu.Lock()
+	metered, base := u.metered, u.base
+	u.mu.Unlock()
+	if !metered {
+		return sandbox.Reading{}, false
+	}
+	at := now()
+	counted, ok := s.counters(ctx, u.id)
+	return sandbox.Reading{Sandbox: u.id, At: at, Now: counted, Base: base}, ok
+}
+
+// lastReading measures a sandbox before its end on the host, and no more after
+// that.
+func (s *Supervisor) lastReading(ctx context.Context, u *unit) []sandbox.Reading {
+	r, ok := s.read(ctx, u)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.metered = false
+	if !ok {
+		return nil
+	}
+	return []sandbox.Reading{r}
+}
+
+// keepMeter writes what is used until the supervisor closes, and once more then.
+func (s *Supervisor) keepMeter() {
+	t := time.NewTicker(s.cfg.MeterEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			s.measure(s.life)
+		case <-s.life.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(s.life), meterWait)
+			s.measure(last)
+			cancel()
+			return
+		}
+	}
+}
+
+// measure writes what every sandbox has used, in one transaction.
+func (s *Supervisor) measure(ctx context.Context) {
+	s.mu.Lock()
+	units := make([]*unit, 0, len(s.units))
+	for _, u := range s.units {
+		units = append(units, u)
+	}
+	s.mu.Unlock()
+	var readings []sandbox.Reading
+	var of []*unit
+	for _, u := range units {
+		r, ok := s.read(ctx, u)
+		if !ok {
+			continue
+		}
+		u.mu.Lock()
+		before := u.written
+		u.mu.Unlock()
+		if r.Now == before.Now && r.At.Sub(before.At) < meterRest {
+			continue
+		}
+		readings, of = append(readings, r), append(of, u)
+	}
+	if len(readings) == 0 {
+		return
+	}
+	if err := s.store.Measure(ctx, readings); err != nil {
+		s.log.Warn("what sandboxes use could not be written; trying again later", "err", err)
+		return
+	}
+	for i, u := range of {
+		u.mu.Lock()
+		u.written = readings[i]
+		u.mu.Unlock()
+	}
+}
