@@ -39,6 +39,7 @@ func openAPIJSON(routes []route) ([]byte, error) {
 	if err := alsoComputers(doc, routes); err != nil {
 		return nil, err
 	}
+	declare(doc, routes)
 	return json.Marshal(doc)
 }
 
@@ -50,7 +51,7 @@ func alsoComputers(doc map[string]any, routes []route) error {
 		return errors.New("the contract has no paths")
 	}
 	for _, rt := range routes {
-		rest, ok := strings.CutPrefix(strings.ReplaceAll(rt.pattern, "*", "{path}"), computer+"/")
+		rest, ok := strings.CutPrefix(documented(rt.pattern), computer+"/")
 		if !ok {
 			continue
 		}
@@ -75,6 +76,24 @@ func alsoComputers(doc map[string]any, routes []route) error {
 	}
 	return nil
 }
+
+// declare says at every operation what the route table asks of a key and what a
+// request counts as.
+func declare(doc map[string]any, table []route) {
+	paths, _ := doc["paths"].(map[string]any)
+	for _, rt := range table {
+		item, _ := paths[documented(rt.pattern)].(map[string]any)
+		op, ok := item[strings.ToLower(rt.method)].(map[string]any)
+		if !ok {
+			continue // a test tells
+		}
+		op["x-silica-scope"] = rt.scope.String()
+		op["x-silica-limit"] = rt.limit.names()
+	}
+}
+
+// documented is how a route's pattern is written in the document.
+func documented(pattern string) string { return strings.ReplaceAll(pattern, "*", "{path}") }
 
 // join adds the members of part to doc, object by object. Anything else may be
 // said in one part only.

@@ -27,6 +27,13 @@ const (
 	admin          scope = "admin" // an operator's key
 )
 
+func (s scope) String() string {
+	if s == public {
+		return "public"
+	}
+	return string(s)
+}
+
 // limit says what a request counts as; flags, and free is none of them.
 type limit int
 
@@ -37,6 +44,23 @@ const (
 	streamed                   // may stay long, and is one of the tenant's streams
 	operator                   // must get through whatever else is under way
 )
+
+// names lists the classes of a limit for readers of the document.
+func (l limit) names() []string {
+	if l == free {
+		return []string{"free"}
+	}
+	var names []string
+	for _, class := range []struct {
+		bit  limit
+		name string
+	}{{counted, "counted"}, {polled, "polled"}, {streamed, "streamed"}, {operator, "operator"}} {
+		if l&class.bit != 0 {
+			names = append(names, class.name)
+		}
+	}
+	return names
+}
 
 // handler answers one request. An error it returns becomes the answer.
 type handler func(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error

@@ -96,7 +96,6 @@ type Server struct {
 	mux     *chi.Mux
 	metrics *metrics
 	http    *http.Server
-
 	limiter  *limiter // of requests, by tenant
 	polling  *limiter // of looks at readiness, by tenant
 	guesses  *limiter // of wrong keys, by address
