@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
@@ -34,11 +35,13 @@ const (
 
 // Document is a parsed OpenAPI 3.1 document.
 type Document struct {
-	root     object
+	root object
+	ops  []*Operation
+
+	mu       sync.Mutex           // guards what follows
 	compiler *jsonschema.Compiler // of root with closed objects
 	relaxed  *jsonschema.Compiler // of root with closed objects that require nothing; nil: not made yet
 	schemas  map[string]*jsonschema.Schema
-	ops      []*Operation
 }
 
 // Operation is one method of one path.
@@ -151,6 +154,8 @@ func (d *Document) Validate() error {
 
 // schema compiles the schema at a JSON pointer.
 func (d *Document) schema(at string) (*jsonschema.Schema, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if s := d.schemas[at]; s != nil {
 		return s, nil
 	}

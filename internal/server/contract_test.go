@@ -41,7 +41,7 @@ func TestEveryRouteBearsEverything(t *testing.T) {
 	contracttest.Fuzz(t, published(t), contracttest.Target{
 		Base: base, Key: keyA, Other: keyB, Admin: keyAdmin, Rounds: 30,
 		Subject: func(op *contracttest.Operation) map[string]string {
-			if !strings.HasPrefix(op.Path, "/api/v1/sandboxes/") {
+			if !strings.HasPrefix(op.Path, "/api/v1/sandboxes/{id}") && !strings.HasPrefix(op.Path, "/api/v1/computers/{id}") {
 				return nil
 			}
 			return map[string]string{"id": create(t, base, `{}`)}

@@ -90,12 +90,12 @@ type Deps struct {
 
 // Server is the HTTP side of the daemon. It is an http.Handler.
 type Server struct {
-	cfg     Config
-	deps    Deps
-	log     *slog.Logger
-	mux     *chi.Mux
-	metrics *metrics
-	http    *http.Server
+	cfg      Config
+	deps     Deps
+	log      *slog.Logger
+	mux      *chi.Mux
+	metrics  *metrics
+	http     *http.Server
 	limiter  *limiter // of requests, by tenant
 	polling  *limiter // of looks at readiness, by tenant
 	guesses  *limiter // of wrong keys, by address
