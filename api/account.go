@@ -21,23 +21,48 @@ type CreateTenant struct {
 // Key is an API key. Token and Key hold the secret, once, in the answer that
 // made it.
 type Key struct {
-	ID        string    `json:"id"`
-	TenantID  string    `json:"tenant_id"`
-	UserID    string    `json:"user_id"`
-	Name      string    `json:"name"`
-	Prefix    string    `json:"prefix"`
-	Admin     bool      `json:"admin"`
-	CreatedAt time.Time `json:"created_at"`
-	Token     string    `json:"token,omitempty"`
-	Key       string    `json:"key,omitempty"`
+	ID          string     `json:"id"`
+	TenantID    string     `json:"tenant_id"`
+	UserID      string     `json:"user_id"`
+	Name        string     `json:"name"`
+	KeyType     string     `json:"key_type"` // user, platform, admin, scoped
+	Prefix      string     `json:"prefix"`
+	Admin       bool       `json:"admin"`
+	Scopes      []string   `json:"scopes"`       // "*" is everything its user may
+	WorkspaceID *string    `json:"workspace_id"` // all it can see; null: the whole tenant
+	ExpiresAt   *time.Time `json:"expires_at"`
+	LastUsedAt  *time.Time `json:"last_used_at"` // to some minutes
+	CreatedAt   time.Time  `json:"created_at"`
+	Token       string     `json:"token,omitempty"`
+	Key         string     `json:"key,omitempty"`
 }
 
 // CreateKey is the body of POST /api-keys. Only an admin key may name another
 // tenant than its own, or make admin keys.
 type CreateKey struct {
-	Name     string `json:"name,omitempty"`
-	TenantID string `json:"tenant_id,omitempty"`
-	Admin    bool   `json:"admin,omitempty"`
+	Name        string     `json:"name,omitempty"`
+	TenantID    string     `json:"tenant_id,omitempty"`
+	Admin       bool       `json:"admin,omitempty"`
+	KeyType     string     `json:"key_type,omitempty"`
+	Scopes      []string   `json:"scopes,omitempty"` // none: everything the caller may
+	WorkspaceID string     `json:"workspace_id,omitempty"`
+	UserID      string     `json:"user_id,omitempty"` // none: the caller's own
+	ExpiresAt   *time.Time `json:"expires_at,omitempty"`
+}
+
+// CreateScopedToken is the body of POST /tokens/scoped. The answer is a Key.
+type CreateScopedToken struct {
+	Name             string   `json:"name,omitempty"`
+	UserID           string   `json:"user_id,omitempty"`
+	WorkspaceID      string   `json:"workspace_id,omitempty"`
+	Scopes           []string `json:"scopes,omitempty"`
+	ExpiresInSeconds int      `json:"expires_in_seconds,omitempty"` // 3600; at most a day
+}
+
+// Ticket opens one stream, as ?ticket=, within ExpiresIn seconds.
+type Ticket struct {
+	Ticket    string `json:"ticket"`
+	ExpiresIn int    `json:"expires_in"`
 }
 
 // Deleted is the answer of DELETE on tenants and keys.

@@ -30,6 +30,7 @@ const (
 	CodeInvalidTemplate  = "INVALID_TEMPLATE"
 	CodeUnauthorized     = "UNAUTHORIZED"
 	CodeForbidden        = "FORBIDDEN"
+	CodeScope            = "insufficient_scope" // lower case: so public clients know it
 	CodeNotFound         = "NOT_FOUND"
 	CodeFileNotFound     = "FILE_NOT_FOUND"
 	CodeFileTooLarge     = "FILE_TOO_LARGE"
@@ -42,6 +43,8 @@ const (
 	CodeFileExists       = "FILE_EXISTS"
 	CodeNoSpace          = "NO_SPACE"
 	CodeSandboxLimit     = "SANDBOX_LIMIT_EXCEEDED"
+	CodeQuota            = "QUOTA_EXCEEDED"
+	CodeCredits          = "INSUFFICIENT_CREDITS"
 	CodeNotRunning       = "SANDBOX_NOT_RUNNING"
 	CodeSandboxGone      = "SANDBOX_LOST"
 	CodeTemplateNotReady = "TEMPLATE_NOT_READY"

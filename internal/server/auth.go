@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"net/http"
@@ -21,10 +22,27 @@ const (
 	guessWindow = 5 * time.Second
 )
 
-func (s *Server) authenticate(r *http.Request) (sandbox.Caller, error) {
+// authenticate finds the caller by the key in the header or, of a stream that is
+// opened where no header can be set, by a ticket.
+func (s *Server) authenticate(r *http.Request, rt route) (sandbox.Caller, error) {
+	if ticket := r.URL.Query().Get("ticket"); ticket != "" && rt.method == http.MethodGet && rt.limit&streamed != 0 && r.Header.Get("Authorization") == "" {
+		return s.identify(r, ticket, s.deps.Accounts.Redeem)
+	}
 	scheme, secret, ok := strings.Cut(r.Header.Get("Authorization"), " ")
 	secret = strings.TrimSpace(secret)
-	if !ok || !strings.EqualFold(scheme, "Bearer") || secret == "" || len(secret) > 512 {
+	if !ok || !strings.EqualFold(scheme, "Bearer") || secret == "" {
+		return sandbox.Caller{}, errKey
+	}
+	c, err := s.identify(r, secret, s.deps.Accounts.Authenticate)
+	if err == nil {
+		s.trusted.add(secret)
+	}
+	return c, err
+}
+
+// identify asks whose a secret is, and counts wrong ones.
+func (s *Server) identify(r *http.Request, secret string, ask func(context.Context, string) (sandbox.Caller, error)) (sandbox.Caller, error) {
+	if len(secret) > 512 {
 		return sandbox.Caller{}, errKey
 	}
 	from, now := origin(r.RemoteAddr), time.Now()
@@ -34,9 +52,8 @@ func (s *Server) authenticate(r *http.Request) (sandbox.Caller, error) {
 	if wait := s.guesses.wait(from, now); wait > 0 && !s.trusted.has(secret) {
 		return sandbox.Caller{}, rationed(wait, "too many wrong keys from this address")
 	}
-	c, err := s.deps.Accounts.Authenticate(r.Context(), secret)
+	c, err := ask(r.Context(), secret)
 	if err == nil {
-		s.trusted.add(secret)
 		return c, nil
 	}
 	if e := (*sandbox.Error)(nil); errors.As(err, &e) && e.Kind == sandbox.Unauthenticated {
@@ -45,6 +62,23 @@ func (s *Server) authenticate(r *http.Request) (sandbox.Caller, error) {
 		return c, errKey.Because(err) // the same words whatever is wrong with it
 	}
 	return c, err
+}
+
+// allow tells whether a caller may use a route at all.
+func allow(c sandbox.Caller, need scope) error {
+	switch {
+	case need == public || need == anyKey:
+		return nil
+	case need == admin && !c.Admin:
+		return sandbox.E(sandbox.Forbidden, sandbox.CodeForbidden, "this needs an admin key")
+	case !c.Scopes.Has(need):
+		return lacks(need)
+	}
+	return nil
+}
+
+func lacks(need scope) error {
+	return sandbox.E(sandbox.Forbidden, sandbox.CodeScope, "this needs a key with the scope "+string(need)).With("scope", string(need))
 }
 
 // origin is what wrong keys are counted by: the address, of IPv6 the network

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -87,7 +88,7 @@ func declare(doc map[string]any, table []route) {
 		if !ok {
 			continue // a test tells
 		}
-		op["x-silica-scope"] = rt.scope.String()
+		op["x-silica-scope"] = cmp.Or(string(rt.scope), "public")
 		op["x-silica-limit"] = rt.limit.names()
 	}
 }

@@ -33,6 +33,8 @@ var statusOfCode = map[string]int{
 	sandbox.CodeInvalidTemplate:  http.StatusBadRequest,
 	sandbox.CodeSandboxLimit:     http.StatusConflict, // a quota, but the contract says 409
 	sandbox.CodeTemplateNotReady: http.StatusConflict,
+	sandbox.CodeQuota:            http.StatusConflict,
+	sandbox.CodeCredits:          http.StatusPaymentRequired,
 	sandbox.CodeNoSpace:          http.StatusInsufficientStorage,
 	sandbox.CodeHostFull:         http.StatusServiceUnavailable,
 	sandbox.CodeMethodNotAllowed: http.StatusMethodNotAllowed,
@@ -54,6 +56,9 @@ const detailRetry = "retry_after"
 
 // fail is the only place where an error becomes a response.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if cause := context.Cause(r.Context()); errors.Is(err, context.Canceled) && errors.Is(cause, errRevoked) {
+		err = cause
+	}
 	e := sandbox.AsError(err)
 	status := statusOf(e)
 	rec, _ := w.(*response)

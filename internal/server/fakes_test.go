@@ -42,10 +42,15 @@ type world struct {
 	createErr error
 	notReady  bool // new sandboxes stay provisioning
 	cuts      int  // how often the log broke
+
+	callers    map[string]sandbox.Caller // by secret
+	tickets    map[string]string         // keys by ticket
+	onAccounts func()
 }
 
 func newWorld(t *testing.T) *world {
-	return &world{agent: newFakeAgent(t), changed: make(chan struct{}), boxes: map[sandbox.ID]*sandbox.Sandbox{}, byKey: map[string]sandbox.ID{}}
+	return &world{agent: newFakeAgent(t), changed: make(chan struct{}), boxes: map[sandbox.ID]*sandbox.Sandbox{}, byKey: map[string]sandbox.ID{},
+		callers: firstCallers(), tickets: map[string]string{}, onAccounts: func() {}}
 }
 
 var noSandbox = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "sandbox not found")
@@ -292,16 +297,76 @@ func (w *world) Record(_ context.Context, ev event.Event) error {
 // The keys of the tests: two tenants and an admin.
 const keyA, keyB, keyAdmin = "msk_u_a", "msk_u_b", "msk_a_admin"
 
+func firstCallers() map[string]sandbox.Caller {
+	return map[string]sandbox.Caller{
+		keyA:     {KeyID: "key_a", Tenant: "tnt_a", User: "usr_a", Role: sandbox.Owner, Scopes: sandbox.Owner.May()},
+		keyB:     {KeyID: "key_b", Tenant: "tnt_b", User: "usr_b", Role: sandbox.Owner, Scopes: sandbox.Owner.May()},
+		keyAdmin: {KeyID: "key_admin", Tenant: "tnt_admin", User: "usr_admin", Admin: true, Role: sandbox.Owner, Scopes: sandbox.AllScopes},
+	}
+}
+
+// changeCaller changes what a key may from a test, or, without change, revokes it.
+func (w *world) changeCaller(secret string, change func(*sandbox.Caller)) {
+	w.mu.Lock()
+	c := w.callers[secret]
+	delete(w.callers, secret)
+	if change != nil {
+		change(&c)
+		w.callers[secret] = c
+	}
+	w.mu.Unlock()
+	w.onAccounts()
+}
+
 func (w *world) Authenticate(_ context.Context, secret string) (sandbox.Caller, error) {
-	switch secret {
-	case keyA:
-		return sandbox.Caller{KeyID: "key_a", Tenant: "tnt_a", User: "usr_a"}, nil
-	case keyB:
-		return sandbox.Caller{KeyID: "key_b", Tenant: "tnt_b", User: "usr_b"}, nil
-	case keyAdmin:
-		return sandbox.Caller{KeyID: "key_admin", Tenant: "tnt_admin", User: "usr_admin", Admin: true}, nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c, ok := w.callers[secret]; ok {
+		return c, nil
 	}
 	return sandbox.Caller{}, sandbox.E(sandbox.Unauthenticated, sandbox.CodeUnauthorized, "no such key")
+}
+
+func (w *world) Caller(_ context.Context, keyID string) (sandbox.Caller, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.callers {
+		if c.KeyID == keyID {
+			return c, nil
+		}
+	}
+	return sandbox.Caller{}, sandbox.E(sandbox.Unauthenticated, sandbox.CodeUnauthorized, "no such key")
+}
+
+func (w *world) OnAccounts(fn func()) { w.onAccounts = fn }
+
+func (w *world) NewTicket(_ context.Context, keyID string) (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ticket := "sset_" + rand.Text()
+	w.tickets[ticket] = keyID
+	return ticket, nil
+}
+
+func (w *world) Redeem(ctx context.Context, ticket string) (sandbox.Caller, error) {
+	w.mu.Lock()
+	keyID := w.tickets[ticket]
+	delete(w.tickets, ticket)
+	w.mu.Unlock()
+	return w.Caller(ctx, keyID)
+}
+
+func (w *world) RoleOf(context.Context, sandbox.TenantID, string, string) (sandbox.Role, error) {
+	return sandbox.Owner, nil
+}
+
+func (w *world) Key(_ context.Context, tenant sandbox.TenantID, id string) (sandbox.Key, error) {
+	for _, k := range w.keys {
+		if k.Tenant == tenant && k.ID == id {
+			return k, nil
+		}
+	}
+	return sandbox.Key{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "key not found")
 }
 
 func (w *world) CreateTenant(_ context.Context, t sandbox.Tenant) (sandbox.Tenant, error) {
@@ -326,7 +391,9 @@ func (w *world) DeleteTenant(_ context.Context, id sandbox.TenantID) error {
 
 func (w *world) CreateKey(_ context.Context, k sandbox.Key) (sandbox.Key, string, error) {
 	secret := "msk_u_" + rand.Text()
-	k.ID, k.Prefix, k.CreatedAt, k.User = sandbox.NewName("key_"), secret[:10], time.Now(), "usr_x"
+	k.ID, k.Prefix, k.CreatedAt = sandbox.NewName("key_"), secret[:10], time.Now()
+	orElse(&k.User, "usr_x")
+	orElse(&k.Type, sandbox.UserKey)
 	w.keys = append(w.keys, k)
 	return k, secret, nil
 }

@@ -112,16 +112,13 @@ func cutText(s string, n int) string {
 func (s *Server) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var c sandbox.Caller
+		version := s.sessions.version()
 		if rt.scope != public {
 			var err error
-			if c, err = s.authenticate(r); err != nil {
+			if c, err = s.authenticate(r, rt); err != nil {
 				s.turnAway(w, r, err)
 				return
 			}
-		}
-		if rt.scope == admin && !c.Admin {
-			s.fail(w, r, sandbox.E(sandbox.Forbidden, sandbox.CodeForbidden, "this needs an admin key"))
-			return
 		}
 		if rt.scope != public && rt.limit&operator == 0 {
 			leave, err := s.inFlight.enter(c.Tenant, rt.limit&streamed != 0)
@@ -134,6 +131,18 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 		if err := s.ration(rt.limit, c); err != nil {
 			s.fail(w, r, err)
 			return
+		}
+		if err := allow(c, rt.scope); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		if rt.scope != public && rt.limit&streamed != 0 {
+			ctx, leave := s.sessions.enter(r.Context(), c, rt.scope)
+			defer leave()
+			r = r.WithContext(ctx)
+			if s.sessions.version() != version { // between finding the caller and here
+				s.recheck()
+			}
 		}
 		// Some clients send a body with a GET. It must be out of the way, or
 		// the connection can't be watched for the client's leaving.

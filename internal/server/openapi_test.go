@@ -149,6 +149,8 @@ func TestAnswersMatchContract(t *testing.T) {
 		{"POST", "/api/v1/api-keys", "", `{"name":"x"}`, nil, 201},
 		{"GET", "/api/v1/api-keys", "", "", nil, 200},
 		{"DELETE", "/api/v1/api-keys/{id}", "key", "", nil, 200},
+		{"POST", "/api/v1/tokens/scoped", "", `{"scopes":["sandboxes:read"]}`, nil, 201},
+		{"POST", "/api/v1/auth/sse-ticket", "", "", nil, 201},
 		{"DELETE", sb, "", "", nil, 200},
 		{"GET", sb, "", "", nil, 200},
 		{"POST", sb + "/exec", "", `{"command":"c"}`, nil, 409},
@@ -213,7 +215,7 @@ func TestRequestsMatchContract(t *testing.T) {
 	d := contract(t)
 	for name, v := range map[string]any{
 		"CreateSandbox": api.CreateSandbox{}, "ExecRequest": api.ExecRequest{}, "FilePath": api.FilePathRequest{},
-		"CreateTenant": api.CreateTenant{}, "CreateKey": api.CreateKey{},
+		"CreateTenant": api.CreateTenant{}, "CreateKey": api.CreateKey{}, "CreateScopedToken": api.CreateScopedToken{},
 	} {
 		for i := range reflect.TypeOf(v).NumField() {
 			tag, _, _ := strings.Cut(reflect.TypeOf(v).Field(i).Tag.Get("json"), ",")

@@ -12,27 +12,23 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
-// scope is what a route asks of the caller's key. Those with a colon are the
-// names a key carries.
-type scope string
+// scope is what a route asks of the caller's key.
+type scope = sandbox.Scope
 
 const (
-	public         scope = ""    // no key at all
-	anyKey         scope = "key" // a key, whatever it may
-	sandboxesRead  scope = "sandboxes:read"
-	sandboxesWrite scope = "sandboxes:write"
-	templatesRead  scope = "templates:read"
-	accountsRead   scope = "accounts:read"
-	accountsWrite  scope = "accounts:write"
-	admin          scope = "admin" // an operator's key
-)
+	public scope = ""    // no key at all
+	anyKey scope = "key" // a key, whatever it may
 
-func (s scope) String() string {
-	if s == public {
-		return "public"
-	}
-	return string(s)
-}
+	sandboxesRead  = sandbox.ScopeSandboxesRead
+	sandboxesWrite = sandbox.ScopeSandboxesWrite
+	templatesRead  = sandbox.ScopeTemplatesRead
+	accountsRead   = sandbox.ScopeAccountsRead
+	accountsWrite  = sandbox.ScopeAccountsWrite
+	accountsDelete = sandbox.ScopeAccountsDelete
+	usageRead      = sandbox.ScopeUsageRead
+	auditRead      = sandbox.ScopeAuditRead
+	admin          = sandbox.ScopeAdmin // and an operator's key
+)
 
 // limit says what a request counts as; flags, and free is none of them.
 type limit int
@@ -166,6 +162,8 @@ func (s *Server) accountRoutes() []route {
 		{"POST", v1 + "/api-keys", accountsWrite, counted, s.createKey},
 		{"GET", v1 + "/api-keys", accountsRead, counted, s.listKeys},
 		{"DELETE", v1 + "/api-keys/{id}", accountsWrite, counted, s.deleteKey},
+		{"POST", v1 + "/tokens/scoped", anyKey, counted, s.createScopedToken},
+		{"POST", v1 + "/auth/sse-ticket", anyKey, counted, s.createTicket},
 	}
 }
 

@@ -102,6 +102,7 @@ type Server struct {
 	trusted  *trusted
 	inFlight *inFlight
 	contract func() ([]byte, error) // the OpenAPI document, made once
+	sessions *sessions
 
 	execMemory *budget // what blocking commands hold
 
@@ -123,7 +124,7 @@ func New(cfg Config, deps Deps) *Server {
 	s := &Server{
 		cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Registry),
 		limiter: newLimiter(cfg.RateLimit, time.Minute), guesses: newLimiter(maxGuesses, guessWindow), trusted: newTrusted(),
-		inFlight: newInFlight(cfg.MaxInFlight, cfg.MaxStreams), execMemory: newBudget(cfg.ExecMemory),
+		inFlight: newInFlight(cfg.MaxInFlight, cfg.MaxStreams), sessions: newSessions(), execMemory: newBudget(cfg.ExecMemory),
 	}
 	polls := 0
 	if cfg.RateLimit > 0 {
@@ -134,6 +135,7 @@ func New(cfg Config, deps Deps) *Server {
 	s.closed, s.endSoon = context.WithCancel(context.Background())
 	s.contract = sync.OnceValues(func() ([]byte, error) { return openAPIJSON(s.routes()) })
 	s.mux = s.mount()
+	deps.Accounts.OnAccounts(s.recheck)
 	s.http = &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: 10 * time.Second,

@@ -50,6 +50,13 @@ type Events interface {
 // Accounts is who may call. Secrets are looked up by hash and never kept.
 type Accounts interface {
 	Authenticate(ctx context.Context, secret string) (sandbox.Caller, error)
+	// Caller tells what a key may do by now.
+	Caller(ctx context.Context, keyID string) (sandbox.Caller, error)
+	// OnAccounts has fn called after every change of what keys may do.
+	OnAccounts(fn func())
+	// NewTicket makes what stands for a key once; Redeem takes it.
+	NewTicket(ctx context.Context, keyID string) (ticket string, err error)
+	Redeem(ctx context.Context, ticket string) (sandbox.Caller, error)
 	CreateTenant(ctx context.Context, t sandbox.Tenant) (sandbox.Tenant, error)
 	Tenants(ctx context.Context) ([]sandbox.Tenant, error)
 	// DeleteTenant refuses with a Conflict while it has live sandboxes.
@@ -57,6 +64,10 @@ type Accounts interface {
 	// CreateKey makes a key and returns its secret, this once.
 	CreateKey(ctx context.Context, k sandbox.Key) (key sandbox.Key, secret string, err error)
 	Keys(ctx context.Context, tenant sandbox.TenantID) ([]sandbox.Key, error)
+	// Key finds one key of a tenant (empty: of any).
+	Key(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Key, error)
+	// RoleOf is the user's in the workspace, or, when that is empty, the tenant.
+	RoleOf(ctx context.Context, tenant sandbox.TenantID, user, workspace string) (sandbox.Role, error)
 	DeleteKey(ctx context.Context, tenant sandbox.TenantID, id string) error
 }
 

@@ -46,6 +46,9 @@ func (s *Server) openStreamUntil(w http.ResponseWriter, ctx, closing context.Con
 }
 
 func (e *eventStream) close() {
+	if context.Cause(e.ctx) == errRevoked {
+		e.object("", api.EventClosing, map[string]any{"reason": errRevoked.Message, "reconnect": false})
+	}
 	e.stop()
 	e.beat.Stop()
 	e.cancel()

@@ -3,25 +3,12 @@ package store
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"math/big"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"silica.dev/silica/sandbox"
-)
-
-// Secrets begin with secretPrefix; ours go on with the kind of key.
-const (
-	secretPrefix = "msk_"
-	adminPrefix  = "msk_a_"
-	userPrefix   = "msk_u_"
-	shownPrefix  = 10 // characters of a secret that are kept to recognise it by
 )
 
 // metaAdminKey goes before the hashes of the keys that EnsureAdminKey has made,
@@ -32,89 +19,11 @@ const metaAdminKey = "admin_key_"
 const operatorSlug = "default"
 
 var (
-	badKey    = sandbox.E(sandbox.Unauthenticated, sandbox.CodeUnauthorized, "the API key is missing or not valid")
 	noTenant  = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "tenant not found")
-	noKey     = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "key not found")
 	lastAdmin = sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "this would remove the last admin key")
 )
 
 var validSlug = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-
-// NewSecret returns a fresh secret for a key: 256 random bits.
-func NewSecret(admin bool) string {
-	var b [32]byte
-	_, _ = rand.Read(b[:])
-	text := new(big.Int).SetBytes(b[:]).Text(62)
-	text = strings.Repeat("0", max(0, 43-len(text))) + text
-	if admin {
-		return adminPrefix + text
-	}
-	return userPrefix + text
-}
-
-func hash(secret string) string {
-	sum := sha256.Sum256([]byte(secret))
-	return hex.EncodeToString(sum[:])
-}
-
-// keyCache remembers whom a hash belongs to. Only known keys get in, so it is
-// never larger than the table.
-type keyCache struct {
-	mu      sync.Mutex
-	callers map[string]sandbox.Caller
-	// age rises at every change of keys or tenants: what was read before may
-	// not be remembered after.
-	age uint64
-}
-
-func (c *keyCache) get(hash string) (caller sandbox.Caller, age uint64, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	caller, ok = c.callers[hash]
-	return caller, c.age, ok
-}
-
-func (c *keyCache) put(hash string, caller sandbox.Caller, age uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.age != age {
-		return
-	}
-	if c.callers == nil {
-		c.callers = map[string]sandbox.Caller{}
-	}
-	c.callers[hash] = caller
-}
-
-func (c *keyCache) forget() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.age++
-	c.callers = nil
-}
-
-// Authenticate tells whose key secret is.
-func (s *Store) Authenticate(ctx context.Context, secret string) (sandbox.Caller, error) {
-	if !strings.HasPrefix(secret, secretPrefix) {
-		return sandbox.Caller{}, badKey
-	}
-	h := hash(secret)
-	caller, age, ok := s.keys.get(h)
-	if ok {
-		return caller, nil
-	}
-	err := s.read.QueryRowContext(ctx, `select k.id, k.tenant, k.user_id, k.admin, t.max_sandboxes
-		from api_keys k join tenants t on t.id = k.tenant where k.hash = $1`, h).
-		Scan(&caller.KeyID, &caller.Tenant, &caller.User, &caller.Admin, &caller.MaxSandboxes)
-	if none(err) {
-		return sandbox.Caller{}, badKey
-	}
-	if err != nil {
-		return sandbox.Caller{}, wrap(err, "authenticate")
-	}
-	s.keys.put(h, caller, age)
-	return caller, nil
-}
 
 // EnsureAdminKey makes secret an admin key of the operator's tenant, unless this
 // was done before: a key that was deleted since must not come back by a setting
@@ -143,7 +52,7 @@ func (s *Store) EnsureAdminKey(ctx context.Context, secret string) (created bool
 		if err != nil {
 			return err
 		}
-		k := sandbox.Key{Tenant: tenant, Name: "first admin key", Admin: true}
+		k := sandbox.Key{Tenant: tenant, Name: "first admin key", Admin: true, Scopes: sandbox.AllScopes}
 		created = true
 		return t.addKey(&k, secret)
 	})
@@ -159,20 +68,12 @@ func (s *Store) HasAdminKey(ctx context.Context) (bool, error) {
 
 func (t *tx) addTenant(tn *sandbox.Tenant) error {
 	tn.ID, tn.CreatedAt = sandbox.TenantID(sandbox.NewName("tnt_")), time.Now().UTC().Truncate(time.Microsecond)
-	_, err := t.exec(`insert into tenants (id, slug, name, max_sandboxes, created_at) values ($1, $2, $3, $4, $5)`,
-		string(tn.ID), tn.Slug, tn.Name, tn.MaxSandboxes, micros(tn.CreatedAt))
+	_, err := t.exec(`insert into tenants (id, slug, name, plan, max_sandboxes, max_keys, max_milli_cpu, max_memory, max_disk, created_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, string(tn.ID), tn.Slug, tn.Name, tn.Plan, tn.MaxSandboxes, tn.MaxKeys,
+		tn.Limits.MilliCPU, tn.Limits.Memory, tn.Limits.Disk, micros(tn.CreatedAt))
 	if unique(err) {
 		return sandbox.E(sandbox.Conflict, sandbox.CodeConflict, fmt.Sprintf("there is a tenant %q already", tn.Slug))
 	}
-	return err
-}
-
-func (t *tx) addKey(k *sandbox.Key, secret string) error {
-	k.ID, k.CreatedAt = sandbox.NewName("key_"), time.Now().UTC().Truncate(time.Microsecond)
-	k.User = cmp.Or(k.User, sandbox.NewName("usr_"))
-	k.Prefix = secret[:min(shownPrefix, len(secret)/2)]
-	_, err := t.exec(`insert into api_keys (id, tenant, user_id, name, prefix, admin, hash, created_at) values ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		k.ID, string(k.Tenant), k.User, k.Name, k.Prefix, k.Admin, hash(secret), micros(k.CreatedAt))
 	return err
 }
 
@@ -194,38 +95,83 @@ func (s *Store) CreateTenant(ctx context.Context, tn sandbox.Tenant) (sandbox.Te
 	return tn, nil
 }
 
-// Tenants returns all tenants, oldest first.
-func (s *Store) Tenants(ctx context.Context) ([]sandbox.Tenant, error) {
-	rows, err := s.read.QueryContext(ctx, `select id, slug, name, max_sandboxes, created_at from tenants order by created_at, id`)
-	if err != nil {
-		return nil, wrap(err, "list tenants")
-	}
-	defer rows.Close()
-	var list []sandbox.Tenant
-	for rows.Next() {
-		var tn sandbox.Tenant
-		var created int64
-		if err := rows.Scan(&tn.ID, &tn.Slug, &tn.Name, &tn.MaxSandboxes, &created); err != nil {
-			return nil, wrap(err, "list tenants")
-		}
-		tn.CreatedAt = fromMicros(created)
-		list = append(list, tn)
-	}
-	return list, wrap(rows.Err(), "list tenants")
+const selectTenant = `select id, slug, name, plan, max_sandboxes, max_keys, max_milli_cpu, max_memory, max_disk, created_at from tenants `
+
+func scanTenant(row scanner) (tn sandbox.Tenant, err error) {
+	var created int64
+	err = row.Scan(&tn.ID, &tn.Slug, &tn.Name, &tn.Plan, &tn.MaxSandboxes, &tn.MaxKeys,
+		&tn.Limits.MilliCPU, &tn.Limits.Memory, &tn.Limits.Disk, &created)
+	tn.CreatedAt = fromMicros(created)
+	return tn, err
 }
 
-// DeleteTenant removes a tenant with its keys, workspaces and projects. It
+// Tenants returns all tenants, oldest first.
+func (s *Store) Tenants(ctx context.Context) ([]sandbox.Tenant, error) {
+	return queryList(ctx, s, "list tenants", scanTenant, selectTenant+`order by created_at, id`)
+}
+
+// Tenant returns one tenant.
+func (s *Store) Tenant(ctx context.Context, id sandbox.TenantID) (sandbox.Tenant, error) {
+	tn, err := scanTenant(s.read.QueryRowContext(ctx, selectTenant+`where id = $1`, string(id)))
+	if none(err) {
+		return sandbox.Tenant{}, noTenant
+	}
+	return tn, wrap(err, "tenant")
+}
+
+// ChangeTenant changes name, plan and limits of a tenant. change may run twice.
+func (s *Store) ChangeTenant(ctx context.Context, id sandbox.TenantID, change func(*sandbox.Tenant)) (tn sandbox.Tenant, err error) {
+	err = s.doAccounts(ctx, "change tenant", func(t *tx) error {
+		if err := t.lockTenant(id); err != nil {
+			return err
+		}
+		if tn, err = scanTenant(t.row(selectTenant+`where id = $1`, string(id))); err != nil {
+			return err
+		}
+		change(&tn)
+		_, err := t.exec(`update tenants set name = $2, plan = $3, max_sandboxes = $4, max_keys = $5, max_milli_cpu = $6, max_memory = $7, max_disk = $8
+			where id = $1`, string(id), tn.Name, tn.Plan, tn.MaxSandboxes, tn.MaxKeys, tn.Limits.MilliCPU, tn.Limits.Memory, tn.Limits.Disk)
+		return err
+	})
+	return tn, err
+}
+
+// lockTenant takes the tenant's row until the transaction ends, so that what is
+// counted of the tenant stays as it is.
+func (t *tx) lockTenant(id sandbox.TenantID) error {
+	n, err := t.exec(`update tenants set serial = serial + 1 where id = $1`, string(id))
+	if err == nil && n == 0 {
+		err = noTenant
+	}
+	return err
+}
+
+// queryList reads all rows of a query.
+func queryList[T any](ctx context.Context, s *Store, what string, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := s.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, wrap(err, "%s", what)
+	}
+	defer rows.Close()
+	var list []T
+	for rows.Next() {
+		v, err := scan(rows)
+		if err != nil {
+			return nil, wrap(err, "%s", what)
+		}
+		list = append(list, v)
+	}
+	return list, wrap(rows.Err(), "%s", what)
+}
+
+// DeleteTenant removes a tenant with its keys, users, workspaces and projects. It
 // refuses with a Conflict while a sandbox of it is neither destroyed nor
 // failed, and when it owns the last admin key. Rows of its ended sandboxes stay
 // until they are old; nobody can read them.
 func (s *Store) DeleteTenant(ctx context.Context, id sandbox.TenantID) error {
-	err := s.do(ctx, "delete tenant", func(t *tx) error {
-		n, err := t.exec(`update tenants set serial = serial + 1 where id = $1`, string(id))
-		if err != nil {
+	return s.doAccounts(ctx, "delete tenant", func(t *tx) error {
+		if err := t.lockTenant(id); err != nil {
 			return err
-		}
-		if n == 0 {
-			return noTenant
 		}
 		var live int
 		if err := t.row(`select count(*) from sandboxes where tenant = $1 and state not in ($2, $3)`,
@@ -235,7 +181,7 @@ func (s *Store) DeleteTenant(ctx context.Context, id sandbox.TenantID) error {
 		if live > 0 {
 			return sandbox.E(sandbox.Conflict, sandbox.CodeConflict, fmt.Sprintf("the tenant has %d live sandboxes: destroy them first", live))
 		}
-		for _, table := range []string{"api_keys", "projects", "workspaces", "idempotency"} {
+		for _, table := range []string{"api_keys", "members", "users", "projects", "workspaces", "idempotency", "external_quotas"} {
 			if _, err := t.exec(`delete from `+table+` where tenant = $1`, string(id)); err != nil {
 				return err
 			}
@@ -245,8 +191,6 @@ func (s *Store) DeleteTenant(ctx context.Context, id sandbox.TenantID) error {
 		}
 		return t.keepAdmin()
 	})
-	s.keys.forget()
-	return err
 }
 
 // keepAdmin fails when no admin key is left.
@@ -259,63 +203,4 @@ func (t *tx) keepAdmin() error {
 		return lastAdmin
 	}
 	return nil
-}
-
-// CreateKey makes a key for k's tenant and user (a fresh one if empty) and
-// returns it with its secret, which is kept nowhere.
-func (s *Store) CreateKey(ctx context.Context, k sandbox.Key) (sandbox.Key, string, error) {
-	secret := NewSecret(k.Admin)
-	err := s.do(ctx, "create key", func(t *tx) error {
-		var n int
-		if err := t.row(`select count(*) from tenants where id = $1`, string(k.Tenant)).Scan(&n); err != nil {
-			return err
-		}
-		if n == 0 {
-			return noTenant
-		}
-		return t.addKey(&k, secret)
-	})
-	if err != nil {
-		return sandbox.Key{}, "", err
-	}
-	return k, secret, nil
-}
-
-// Keys returns a tenant's keys, or with an empty tenant everybody's, oldest first.
-func (s *Store) Keys(ctx context.Context, tenant sandbox.TenantID) ([]sandbox.Key, error) {
-	rows, err := s.read.QueryContext(ctx, `select id, tenant, user_id, name, prefix, admin, created_at from api_keys
-		where tenant = $1 or $1 = '' order by created_at, id`, string(tenant))
-	if err != nil {
-		return nil, wrap(err, "list keys")
-	}
-	defer rows.Close()
-	var list []sandbox.Key
-	for rows.Next() {
-		var k sandbox.Key
-		var created int64
-		if err := rows.Scan(&k.ID, &k.Tenant, &k.User, &k.Name, &k.Prefix, &k.Admin, &created); err != nil {
-			return nil, wrap(err, "list keys")
-		}
-		k.CreatedAt = fromMicros(created)
-		list = append(list, k)
-	}
-	return list, wrap(rows.Err(), "list keys")
-}
-
-// DeleteKey removes a key of a tenant (empty: of any). It works at once. The
-// last admin key stays, with a Conflict.
-func (s *Store) DeleteKey(ctx context.Context, tenant sandbox.TenantID, id string) error {
-	err := s.do(ctx, "delete key", func(t *tx) error {
-		var admin bool
-		err := t.row(`delete from api_keys where id = $1 and (tenant = $2 or $2 = '') returning admin`, id, string(tenant)).Scan(&admin)
-		if none(err) {
-			return noKey
-		}
-		if err != nil || !admin {
-			return err
-		}
-		return t.keepAdmin()
-	})
-	s.keys.forget()
-	return err
 }

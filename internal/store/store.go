@@ -36,6 +36,9 @@ type Config struct {
 	// MaxEnded is how many ended sandboxes of a tenant are kept, the newest.
 	// Default 10,000; negative: all.
 	MaxEnded int
+	// SharedEvery is how often to look whether another server on the same
+	// database has changed an account; 0: there is none.
+	SharedEvery time.Duration
 	// OnPruneError is told when the hourly cleaning fails. nil: nobody.
 	OnPruneError func(error)
 }
@@ -51,8 +54,9 @@ type Store struct {
 	done   sync.WaitGroup
 	keys   keyCache
 
-	mu       sync.Mutex
-	announce func(event.Event)
+	mu         sync.Mutex
+	announce   func(event.Event)
+	onAccounts func()
 }
 
 // readers bounds concurrent reads; each connection costs about 2 MiB.
@@ -96,6 +100,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.read.SetMaxIdleConns(readers)
 	s.done.Go(s.commitLoop)
 	s.done.Go(s.pruneLoop)
+	s.done.Go(s.accountsLoop)
 	return s, nil
 }
 
@@ -116,7 +121,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return fmt.Errorf("migrations: %w", err)
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir)
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithAllowOutofOrder(true))
 	if err != nil {
 		return fmt.Errorf("migrations: %w", err)
 	}
@@ -130,6 +135,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 func (s *Store) Close() error {
 	var err error
 	s.closed.Do(func() {
+		_ = s.writeUsed()
 		close(s.quit)
 		s.done.Wait()
 		_ = s.read.Close()
