@@ -6,7 +6,7 @@ set -eu
 case ${1:-run} in
 run) packages="ca-certificates debian-archive-keyring erofs-utils iproute2 mmdebstrap nftables" ;;
 # A compiler for the race detector; runc and busybox are what bench compares with.
-test) packages="ca-certificates debian-archive-keyring erofs-utils iproute2 mmdebstrap nftables busybox-static gcc git libc6-dev procps runc" ;;
+test) packages="ca-certificates debian-archive-keyring erofs-utils iproute2 mmdebstrap nftables busybox-static gcc git libc6-dev postgresql procps runc" ;;
 *) echo "usage: $0 run|test" >&2; exit 2 ;;
 esac
 

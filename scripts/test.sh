@@ -74,6 +74,14 @@ fi
 
 step "Result"
 count() { grep -c "\"Action\":\"$1\".*\"Test\":" bin/tests.json; }
+# Tests of rows run on both databases, as subtests of their names.
+on() { grep "\"Action\":\"$1\".*\"Test\":" bin/tests.json | grep -cE "\"Test\":\"[^\"]*/$2[\"/]"; }
+for db in sqlite postgres; do
+	[ "$(on pass $db)" -gt 0 ] || fail "no test passed on $db"
+	databases="${databases:-}$db: $(on pass $db) passed, $(on fail $db) failed, $(on skip $db) skipped
+"
+done
 [ -z "$failed" ] || echo "FAILED:$failed"
+printf '%s' "$databases"
 echo "$(count pass) passed, $(count fail) failed, $(count skip) skipped"
 [ -z "$failed" ]

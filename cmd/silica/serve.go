@@ -44,9 +44,6 @@ func runServe(ctx context.Context, c Config) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("silica serve makes network namespaces and cgroups and must run as root")
 	}
-	if c.Database != "" {
-		return errors.New("--database: PostgreSQL is not supported by this version yet; leave it empty for SQLite")
-	}
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return fmt.Errorf("make the data folder: %w", err)
 	}
@@ -65,6 +62,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 	defer listener.Close()
 
 	rows, err := store.Open(ctx, store.Config{
+		URL:          c.Database,
 		Path:         filepath.Join(c.Data, "silica.db"),
 		OnPruneError: func(err error) { log.Warn("old rows not removed", "err", err) },
 	})

@@ -97,7 +97,8 @@ func scan(row scanner) (sb sandbox.Sandbox, err error) {
 		d := json.NewDecoder(strings.NewReader(j.text))
 		d.UseNumber()
 		if err := d.Decode(j.into); err != nil {
-			return sandbox.Sandbox{}, fmt.Errorf("row of %s: %w", sb.ID, err)
+			// Not wrapped: an end of file in here is no lost connection.
+			return sandbox.Sandbox{}, fmt.Errorf("row of %s: %v", sb.ID, err)
 		}
 	}
 	sb.Boot, sb.Timeout, sb.Idle = duration(boot), duration(timeout), duration(idle)

@@ -260,23 +260,28 @@ func (s *Store) Sandbox(ctx context.Context, tenant sandbox.TenantID, id string)
 	if !none(err) {
 		return sb, wrap(err, "read sandbox")
 	}
-	found, err := s.query(ctx, bySlugOrName, string(tenant), id, string(sandbox.Destroyed))
-	switch {
-	case err != nil:
+	found, err := s.queryAll(ctx, bySlugOrName, string(tenant), id, string(sandbox.Destroyed))
+	if err != nil {
 		return sandbox.Sandbox{}, err
-	case len(found) == 0:
-		return sandbox.Sandbox{}, noSandbox
-	case len(found) > 1 && found[0].Slug != id:
-		return sandbox.Sandbox{}, ambiguous
 	}
-	return found[0], nil
+	for _, sb := range found {
+		if sb.Slug == id {
+			return sb, nil
+		}
+	}
+	switch len(found) {
+	case 0:
+		return sandbox.Sandbox{}, noSandbox
+	case 1:
+		return found[0], nil
+	}
+	return sandbox.Sandbox{}, ambiguous
 }
 
-// bySlugOrName asks for the tenant in each of its halves, so that SQLite finds
-// both by an index, and no tenant's rows cost another time. "+" keeps it from
-// walking through all rows of the tenant instead.
-const bySlugOrName = `where $1 <> '' and (slug = $2 and +tenant = $1 or tenant = $1 and name = $2 and name <> '' and state <> $3)
-	order by slug = $2 desc limit 2`
+// bySlugOrName asks in two halves, so that each is found by its index and no
+// tenant's rows cost another time.
+var bySlugOrName = selectSandbox + `where slug = $2 and tenant = $1 and tenant <> ''
+	union all ` + selectSandbox + `where tenant = $1 and name = $2 and name <> '' and tenant <> '' and state <> $3 limit 3`
 
 // List returns a tenant's sandboxes that f selects, newest first, without their
 // environments.

@@ -3,32 +3,26 @@
 //
 // One goroutine writes. It commits everything that waits for it at once, so
 // concurrent callers share the cost of making a commit durable; a call returns
-// when its own rows are. Readers have connections of their own.
+// when its own rows are. Readers have connections of their own. On PostgreSQL
+// the writers of several daemons take turns, one transaction at a time, so the
+// rules of one writer hold there too: what a transaction has read stays true
+// until it commits, and numbers of rows rise in the order of commits.
 package store
 
 import (
 	"context"
 	"database/sql"
-	"embed"
-	"fmt"
-	"io/fs"
-	"net/url"
-	"os"
+	"errors"
 	"sync"
 	"time"
-
-	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver named "sqlite"
 
 	"silica.dev/silica/internal/event"
 )
 
-//go:embed migrations
-var migrations embed.FS
-
 // Config says where the rows are and how long finished ones are kept. Zero
 // durations take the defaults, negative ones keep for ever.
 type Config struct {
+	URL           string        // postgres://…; empty: SQLite
 	Path          string        // the SQLite file
 	KeepEvents    time.Duration // default 7 days
 	KeepSandboxes time.Duration // after their end; default 30 days
@@ -45,7 +39,8 @@ type Config struct {
 
 // Store is the database. Its methods may be called by many goroutines.
 type Store struct {
-	cfg    Config
+	cfg Config
+	dialect
 	write  *sql.DB // one connection
 	read   *sql.DB
 	jobs   chan *job
@@ -58,9 +53,6 @@ type Store struct {
 	announce   func(event.Event)
 	onAccounts func()
 }
-
-// readers bounds concurrent reads; each connection costs about 2 MiB.
-const readers = 4
 
 // Open opens the database, making or upgrading its tables.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
@@ -76,59 +68,22 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.MaxEnded == 0 {
 		cfg.MaxEnded = 10_000
 	}
-	// Rows hold the environments of tenants: the file is made for its owner only.
-	f, err := os.OpenFile(cfg.Path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
+	s := &Store{cfg: cfg, dialect: sqliteDialect{}, jobs: make(chan *job), quit: make(chan struct{})}
+	if cfg.URL != "" {
+		s.dialect = postgresDialect{}
 	}
-	_ = f.Close()
-
-	s := &Store{cfg: cfg, jobs: make(chan *job), quit: make(chan struct{})}
-	if s.write, err = sql.Open("sqlite", dsn(cfg.Path, "_txlock", "immediate")); err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
-	s.write.SetMaxOpenConns(1)
-	if err := migrate(ctx, s.write); err != nil {
-		_ = s.write.Close()
+	var err error
+	if s.write, s.read, err = s.open(cfg); err != nil {
 		return nil, err
 	}
-	if s.read, err = sql.Open("sqlite", dsn(cfg.Path, "_query_only", "on")); err != nil {
-		_ = s.write.Close()
-		return nil, fmt.Errorf("open database for reading: %w", err)
+	s.write.SetMaxOpenConns(1)
+	if err := migrate(ctx, s.dialect, s.write); err != nil {
+		return nil, errors.Join(classify(err), s.read.Close(), s.write.Close())
 	}
-	s.read.SetMaxOpenConns(readers)
-	s.read.SetMaxIdleConns(readers)
 	s.done.Go(s.commitLoop)
 	s.done.Go(s.pruneLoop)
 	s.done.Go(s.accountsLoop)
 	return s, nil
-}
-
-func dsn(path string, more ...string) string {
-	q := url.Values{
-		// FULL makes a commit durable before it returns; NORMAL would lose the
-		// last ones in a power cut.
-		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(on)", "temp_store(memory)"},
-	}
-	for i := 0; i+1 < len(more); i += 2 {
-		q.Set(more[i], more[i+1])
-	}
-	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
-}
-
-func migrate(ctx context.Context, db *sql.DB) error {
-	dir, err := fs.Sub(migrations, "migrations/sqlite")
-	if err != nil {
-		return fmt.Errorf("migrations: %w", err)
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithAllowOutofOrder(true))
-	if err != nil {
-		return fmt.Errorf("migrations: %w", err)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("upgrade database: %w", classify(err))
-	}
-	return nil
 }
 
 // Close finishes what is being written and closes the database.

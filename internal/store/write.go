@@ -4,15 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
-
 	"silica.dev/silica/internal/event"
-	"silica.dev/silica/sandbox"
 )
 
 // job is one caller's transaction. run may be called twice: it must set all its
@@ -57,8 +52,6 @@ func (t *tx) record(e event.Event) error {
 	return nil
 }
 
-var closedErr = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is shutting down")
-
 // do runs a transaction and returns when it is durable. Once it has begun,
 // ctx can't stop it: a caller who leaves must not leave half an answer behind.
 func (s *Store) do(ctx context.Context, what string, run func(*tx) error) error {
@@ -68,7 +61,7 @@ func (s *Store) do(ctx context.Context, what string, run func(*tx) error) error 
 	case <-ctx.Done():
 		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	case <-s.quit:
-		return closedErr
+		return errClosed
 	}
 	return wrap(<-j.done, "%s", what)
 }
@@ -111,6 +104,10 @@ func (s *Store) commit(batch ...*job) error {
 	if err != nil {
 		return classify(err)
 	}
+	if err := s.begin(sqlTx); err != nil {
+		_ = sqlTx.Rollback()
+		return classify(err)
+	}
 	var events []event.Event
 	for _, j := range batch {
 		t := &tx{sql: sqlTx}
@@ -137,45 +134,6 @@ func (s *Store) commit(batch ...*job) error {
 		}
 	}
 	return nil
-}
-
-func none(err error) bool { return errors.Is(err, sql.ErrNoRows) }
-
-// wrap adds what was being done, and classifies.
-func wrap(err error, format string, args ...any) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf(format+": %w", append(args, classify(err))...)
-}
-
-// classify turns what the database says about the host's condition into what a
-// caller can act on. Other errors stay as they are: Internal.
-func classify(err error) error {
-	var mine *sandbox.Error
-	if errors.As(err, &mine) {
-		return err
-	}
-	if errors.Is(err, sql.ErrConnDone) || errors.Is(err, sql.ErrTxDone) {
-		return closedErr.Because(err)
-	}
-	var se *sqlite.Error
-	if !errors.As(err, &se) {
-		return err
-	}
-	switch se.Code() & 0xff { // the rest of the code says where it happened
-	case sqlite3.SQLITE_FULL:
-		return sandbox.E(sandbox.Unavailable, sandbox.CodeHostFull, "the server's disk is full").Because(err)
-	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY:
-		return sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server's database can't be written just now").Because(err)
-	}
-	return err
-}
-
-// unique tells whether err is the violation of a unique constraint.
-func unique(err error) bool {
-	var se *sqlite.Error
-	return errors.As(err, &se) && (se.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || se.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
 }
 
 func micros(t time.Time) int64 {

@@ -1,6 +1,7 @@
 -- Times are microseconds since the epoch, 0 for "not yet". Durations are
--- microseconds. Lists and objects are JSON. A PostgreSQL twin of this file
--- differs in the types of seq and of times (bigint) only.
+-- microseconds. Lists and objects are JSON. SQLite and PostgreSQL run the same
+-- files: ROW_NUMBER_KEY stands for a primary key that numbers its rows, in the words
+-- of each.
 
 -- +goose Up
 create table meta (
@@ -12,10 +13,10 @@ create table tenants (
   id            text primary key,
   slug          text not null unique,
   name          text not null,
-  max_sandboxes integer not null,
+  max_sandboxes bigint not null,
   -- Updating it locks the row, so that limits count one create at a time.
-  serial        integer not null default 0,
-  created_at    integer not null
+  serial        bigint not null default 0,
+  created_at    bigint not null
 );
 
 create table api_keys (
@@ -26,7 +27,7 @@ create table api_keys (
   prefix     text not null,
   admin      boolean not null,
   hash       text not null unique, -- SHA-256 of the secret, hexadecimal
-  created_at integer not null
+  created_at bigint not null
 );
 create index api_keys_tenant on api_keys (tenant);
 
@@ -35,7 +36,7 @@ create table workspaces (
   tenant     text not null references tenants (id),
   slug       text not null,
   name       text not null,
-  created_at integer not null,
+  created_at bigint not null,
   unique (tenant, slug)
 );
 
@@ -45,7 +46,7 @@ create table projects (
   workspace  text not null references workspaces (id),
   slug       text not null,
   name       text not null,
-  created_at integer not null,
+  created_at bigint not null,
   unique (workspace, slug)
 );
 
@@ -63,28 +64,28 @@ create table sandboxes (
   template      text not null,
   revision      text not null,
   image         text not null,
-  milli_cpu     integer not null,
-  memory        integer not null,
-  disk          integer not null,
+  milli_cpu     bigint not null,
+  memory        bigint not null,
+  disk          bigint not null,
   env           text not null,
   state         text not null,
   ready         boolean not null,
   reason        text not null,
   boot_path     text not null,
-  boot          integer not null,
-  timeout       integer not null,
-  idle          integer not null,
+  boot          bigint not null,
+  timeout       bigint not null,
+  idle          bigint not null,
   persist       boolean not null,
   always_on     boolean not null,
   auto_start    boolean not null,
   tags          text not null,
   metadata      text not null,
   freed         boolean not null,
-  created_at    integer not null,
-  updated_at    integer not null,
-  started_at    integer not null,
-  ready_at      integer not null,
-  destroyed_at  integer not null
+  created_at    bigint not null,
+  updated_at    bigint not null,
+  started_at    bigint not null,
+  ready_at      bigint not null,
+  destroyed_at  bigint not null
 );
 create index sandboxes_list on sandboxes (tenant, created_at, id);
 create index sandboxes_live on sandboxes (tenant, state);
@@ -92,12 +93,12 @@ create index sandboxes_warm on sandboxes (state, template);
 create index sandboxes_freed on sandboxes (freed, state);
 
 create table events (
-  seq     integer primary key autoincrement,
+  seq     ROW_NUMBER_KEY,
   sandbox text not null,
   tenant  text not null,
   type    text not null,
   data    text not null,
-  at      integer not null
+  at      bigint not null
 );
 create index events_sandbox on events (sandbox, seq);
 create index events_at on events (at);
@@ -107,7 +108,7 @@ create table idempotency (
   name       text not null,
   digest     text not null,
   sandbox    text not null,
-  created_at integer not null,
+  created_at bigint not null,
   primary key (tenant, name)
 );
 create index idempotency_created on idempotency (created_at);
@@ -120,7 +121,7 @@ create table templates (
   image       text not null,
   workdir     text not null,
   env         text not null,
-  created_at  integer not null
+  created_at  bigint not null
 );
 
 create table snapshots (
@@ -128,6 +129,6 @@ create table snapshots (
   revision   text not null,
   name       text not null, -- the driver's key
   ref        text not null,
-  created_at integer not null,
+  created_at bigint not null,
   primary key (template, revision, name)
 );
