@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"internal/supervisor":          {"sandbox", "internal/event", "internal/runtime", "internal/guest"},
 	"internal/builder":             {"sandbox", "internal/event", "internal/image", "internal/blob", "internal/runtime", "internal/guest"},
 	"internal/agent":               {"sandbox", "internal/guest", "internal/agent"},
-	"internal/server":              {"api", "sandbox", "internal/event", "internal/guest"},
+	"internal/server":              {"api", "sandbox", "internal/event", "internal/guest", "internal/server"},
 	"internal/runtime/runtimetest": {"sandbox", "internal/runtime", "internal/guest"},
 	"internal/runtime/gvisor":      {"sandbox", "internal/runtime", "internal/guest", "internal/blob", "internal/network", "internal/runtime/gvisor"},
 }

@@ -58,6 +58,7 @@ const (
 	CodeHostFull         = "HOST_CAPACITY_EXHAUSTED"
 	CodeWorkdirNotFound  = "WORKING_DIR_NOT_FOUND"
 	CodeRange            = "RANGE_NOT_SATISFIABLE"
+	CodeUpgradeRequired  = "UPGRADE_REQUIRED"
 	CodeNoSuchTemplate   = "not_found"     // lower case: so the catalogue's contract spells it
 	CodeDraining         = "DRAINING"      // the server takes no new sandboxes
 	CodeStartFailed      = "START_FAILED"  // event: the sandbox never came to run

@@ -81,6 +81,38 @@ func lacks(need scope) error {
 	return sandbox.E(sandbox.Forbidden, sandbox.CodeScope, "this needs a key with the scope "+string(need)).With("scope", string(need))
 }
 
+// keyProtocol begins the WebSocket subprotocol in which a browser's client hides
+// its key: it can't set headers.
+const keyProtocol = "bearer."
+
+// moveKey puts the key of a WebSocket's handshake into the header where keys are
+// looked for, unless there is one: it may stand in the query or be offered as a
+// subprotocol.
+func moveKey(r *http.Request) {
+	if r.Header.Get("Authorization") != "" {
+		return
+	}
+	secret := r.URL.Query().Get("token")
+	if secret == "" {
+		secret = offeredKey(r)
+	}
+	if secret != "" {
+		r.Header.Set("Authorization", "Bearer "+secret)
+	}
+}
+
+// offeredKey returns the key among the offered subprotocols, if there is one.
+func offeredKey(r *http.Request) string {
+	for _, offers := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for offer := range strings.SplitSeq(offers, ",") {
+			if key, ok := strings.CutPrefix(strings.TrimSpace(offer), keyProtocol); ok {
+				return key
+			}
+		}
+	}
+	return ""
+}
+
 // origin is what wrong keys are counted by: the address, of IPv6 the network
 // that one customer has.
 func origin(remote string) string {

@@ -39,6 +39,7 @@ var statusOfCode = map[string]int{
 	sandbox.CodeHostFull:         http.StatusServiceUnavailable,
 	sandbox.CodeMethodNotAllowed: http.StatusMethodNotAllowed,
 	sandbox.CodeRange:            http.StatusRequestedRangeNotSatisfiable,
+	sandbox.CodeUpgradeRequired:  http.StatusUpgradeRequired,
 }
 
 func statusOf(e *sandbox.Error) int {

@@ -72,6 +72,7 @@ type execution struct {
 	req     *guestpb.StartRequest // without Args: runCommand sets them
 	ctx     context.Context       // ends with the client, the sandbox, the time, or the server
 	cancel  context.CancelFunc
+	abort   context.CancelCauseFunc // ends ctx for a reason
 	start   time.Time
 }
 
@@ -81,17 +82,7 @@ func (s *Server) admit(r *http.Request, c sandbox.Caller) (*execution, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, g, sb, err := s.deps.Sandboxes.Guest(r.Context(), c, param(r, "id"))
-	if err != nil {
-		return nil, err
-	}
-	x := &execution{id: sandbox.NewName("exec_"), sb: sb, guest: g, command: command, req: req, start: time.Now()}
-	ctx, cancel := context.WithCancelCause(ctx)
-	limit := time.Duration(req.TimeoutMs)*time.Millisecond + watchdog
-	ctx, stop := context.WithTimeoutCause(ctx, limit, errExecTime)
-	unhook := context.AfterFunc(s.closed, func() { cancel(errExecCut) })
-	x.ctx, x.cancel = ctx, func() { unhook(); stop(); cancel(nil) }
-	return x, nil
+	return s.begin(r, c, command, req)
 }
 
 func (s *Server) exec(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {

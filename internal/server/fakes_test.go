@@ -435,6 +435,7 @@ type fakeAgent struct {
 	noBash   bool
 	breakOff func() // cuts every connection
 	ended    chan struct{}
+	told     chan any // what processes were sent: input, sizes, signals
 }
 
 // process is a running command.
@@ -456,7 +457,7 @@ func (p *process) exit(e *guestpb.ProcessEvent_Exited) {
 }
 
 func newFakeAgent(t *testing.T) *fakeAgent {
-	a := &fakeAgent{files: map[string][]byte{}, commands: map[string]func(*process){}, ended: make(chan struct{})}
+	a := &fakeAgent{files: map[string][]byte{}, commands: map[string]func(*process){}, ended: make(chan struct{}), told: make(chan any)}
 	mux := http.NewServeMux()
 	mux.Handle(guestpbconnect.NewAgentHandler(a))
 	mux.HandleFunc("/files", a.serveFile)
@@ -503,6 +504,30 @@ func (a *fakeAgent) Start(ctx context.Context, req *connect.Request[guestpb.Star
 	}
 	run(p)
 	return nil
+}
+
+// tell hands what a process is sent to the test, or to its command.
+func tell[T any](ctx context.Context, a *fakeAgent, msg any, res *T) (*connect.Response[T], error) {
+	select {
+	case a.told <- msg:
+		return connect.NewResponse(res), nil
+	case <-a.ended:
+		return nil, guest.WireError(noFile)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (a *fakeAgent) SendInput(ctx context.Context, req *connect.Request[guestpb.SendInputRequest]) (*connect.Response[guestpb.SendInputResponse], error) {
+	return tell(ctx, a, req.Msg, &guestpb.SendInputResponse{})
+}
+
+func (a *fakeAgent) Resize(ctx context.Context, req *connect.Request[guestpb.ResizeRequest]) (*connect.Response[guestpb.ResizeResponse], error) {
+	return tell(ctx, a, req.Msg, &guestpb.ResizeResponse{})
+}
+
+func (a *fakeAgent) Signal(ctx context.Context, req *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error) {
+	return tell(ctx, a, req.Msg, &guestpb.SignalResponse{})
 }
 
 // hang says nothing until the caller has left, or the agent ends.

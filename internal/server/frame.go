@@ -113,6 +113,9 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var c sandbox.Caller
 		version := s.sessions.version()
+		if rt.limit&socketed != 0 {
+			moveKey(r)
+		}
 		if rt.scope != public {
 			var err error
 			if c, err = s.authenticate(r, rt); err != nil {

@@ -39,6 +39,7 @@ const (
 	polled                     // takes one from the larger bucket for readiness
 	streamed                   // may stay long, and is one of the tenant's streams
 	operator                   // must get through whatever else is under way
+	socketed                   // a WebSocket: the key may come where a browser can put it
 )
 
 // names lists the classes of a limit for readers of the document.
@@ -77,6 +78,7 @@ func (s *Server) routes() []route {
 		s.operationRoutes(),
 		s.sandboxRoutes(),
 		asComputer(s.execRoutes()),
+		asComputer(s.socketRoutes()),
 		asComputer(s.fileRoutes()),
 		s.catalogueRoutes(),
 		s.accountRoutes(),
@@ -133,6 +135,14 @@ func (s *Server) execRoutes() []route {
 	return []route{
 		{"POST", sbx + "/exec", sandboxesWrite, counted, s.exec},
 		{"POST", sbx + "/exec/stream", sandboxesWrite, counted | streamed, s.execStream},
+	}
+}
+
+func (s *Server) socketRoutes() []route {
+	return []route{
+		{"GET", sbx + "/exec/spawn", sandboxesWrite, counted | streamed | socketed, s.execSpawn},
+		{"GET", sbx + "/exec/stream", sandboxesWrite, counted | streamed | socketed, s.execBinary},
+		{"GET", sbx + "/exec/ws", sandboxesWrite, counted | streamed | socketed, s.execCloseCode},
 	}
 }
 

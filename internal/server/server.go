@@ -101,6 +101,7 @@ type Server struct {
 	guesses  *limiter // of wrong keys, by address
 	trusted  *trusted
 	inFlight *inFlight
+	sockets  openSockets
 	contract func() ([]byte, error) // the OpenAPI document, made once
 	sessions *sessions
 
@@ -162,6 +163,9 @@ func (s *Server) Serve(ln net.Listener) error {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.beginClose()
 	err := s.http.Shutdown(ctx)
+	if err == nil {
+		err = s.sockets.wait(ctx) // net/http does not count them
+	}
 	s.endSoon()
 	if err == nil {
 		return nil
@@ -169,7 +173,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	// Handlers answer within moments once closed has ended.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if s.http.Shutdown(last) == nil {
+	if s.http.Shutdown(last) == nil && s.sockets.wait(last) == nil {
 		return nil
 	}
 	if cerr := s.http.Close(); cerr != nil {
