@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"runtime"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"silica.dev/silica/internal/agent/vfork"
 )
 
 // kept are the capabilities of users' processes: what container engines give
@@ -23,14 +24,14 @@ var kept = []uintptr{
 type launcher struct {
 	work chan launchRequest
 	done chan struct{}
+	// openFiles is what programs may have open: few, until they ask for more.
+	openFiles unix.Rlimit
 }
 
 type launchRequest struct {
-	group group
-	path  string
-	args  []string
-	attr  *syscall.ProcAttr
-	reply chan launched
+	group   group
+	command vfork.Command
+	reply   chan launched
 }
 
 type launched struct {
@@ -45,6 +46,10 @@ func (e *execError) Unwrap() error { return e.error }
 
 func startLauncher() (*launcher, error) {
 	l := &launcher{work: make(chan launchRequest), done: make(chan struct{})}
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l.openFiles); err != nil {
+		return nil, fmt.Errorf("read the limit of open files: %w", err)
+	}
+	l.openFiles.Cur = min(l.openFiles.Max, 1024)
 	ready := make(chan error)
 	go l.run(ready)
 	if err := <-ready; err != nil {
@@ -70,8 +75,12 @@ func (l *launcher) fork(r launchRequest) launched {
 	if err := r.group.enter(); err != nil {
 		return launched{err: err}
 	}
-	pid, err := syscall.ForkExec(r.path, r.args, r.attr)
+	pid, err := vfork.Start(r.command)
 	if err != nil {
+		if pid != 0 {
+			// The reaper may be faster.
+			_, _ = unix.Wait4(pid, nil, 0, nil)
+		}
 		err = &execError{err}
 	}
 	if lerr := r.group.leave(); err == nil && lerr != nil {
@@ -81,8 +90,9 @@ func (l *launcher) fork(r launchRequest) launched {
 	return launched{pid, err}
 }
 
-func (l *launcher) start(g group, path string, args []string, attr *syscall.ProcAttr) (int, error) {
-	r := launchRequest{g, path, args, attr, make(chan launched, 1)}
+func (l *launcher) start(g group, c vfork.Command) (int, error) {
+	c.OpenFiles = l.openFiles
+	r := launchRequest{g, c, make(chan launched, 1)}
 	l.work <- r
 	res := <-r.reply
 	return res.pid, res.err

@@ -8,11 +8,11 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"silica.dev/silica/internal/agent/vfork"
 	"silica.dev/silica/sandbox"
 )
 
@@ -132,15 +132,14 @@ func (t *Table) launch(p *Process, spec Spec, path string, child [3]int) error {
 	if err != nil {
 		return err
 	}
-	attr := &syscall.ProcAttr{
-		Dir:   spec.Dir,
-		Env:   append(spec.Env[:len(spec.Env):len(spec.Env)], g.env()...),
-		Files: []uintptr{uintptr(child[0]), uintptr(child[1]), uintptr(child[2])},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: p.pty},
+	command := vfork.Command{
+		Path: path, Args: spec.Args, Dir: spec.Dir, Files: child, Terminal: p.pty,
+		Env: append(spec.Env[:len(spec.Env):len(spec.Env)], g.env()...),
 	}
-	pid, err := t.launcher.start(g, path, spec.Args, attr)
+	pid, err := t.launcher.start(g, command)
 	if errors.Is(err, unix.ENOEXEC) { // a script without a first line: as execvp
-		pid, err = t.launcher.start(g, "/bin/sh", append([]string{"sh", path}, spec.Args[1:]...), attr)
+		command.Path, command.Args = "/bin/sh", append([]string{"sh", path}, spec.Args[1:]...)
+		pid, err = t.launcher.start(g, command)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
