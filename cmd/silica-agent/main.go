@@ -62,10 +62,11 @@ func run(ctx context.Context, ready bool) error {
 	return a.Serve(ctx, l)
 }
 
-// lean keeps the process small: there is one in every sandbox. Two threads of Go
-// code are enough to carry bytes.
+// lean keeps the process small: there is one in every sandbox.
 func lean() {
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(64 << 20)
-	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
+	// One: a second wakes for every message, and each wake-up is a round trip
+	// through the sandbox's kernel. What takes long here waits in system calls.
+	runtime.GOMAXPROCS(1)
 }
