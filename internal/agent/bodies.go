@@ -33,6 +33,7 @@ func (a *Agent) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	h := w.Header()
 	h.Del("Last-Modified")
+	h.Del("ETag")
 	h.Set(guest.CodeHeader, e.Code)
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)

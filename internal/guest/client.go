@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -231,7 +232,11 @@ type File struct {
 	io.ReadCloser
 	Size     int64 // of the whole file; -1 if unknown, as some of /proc
 	Modified time.Time
+	ETag     string // changes with the content; empty if unknown
 }
+
+// saneTag is the form in which an agent names a file's content.
+var saneTag = regexp.MustCompile(`^"[0-9a-f-]{1,60}"$`)
 
 // ReadFile opens a regular file from byte offset on.
 func (c *Client) ReadFile(ctx context.Context, path string, offset int64) (*File, error) {
@@ -255,6 +260,9 @@ func (c *Client) ReadFile(ctx context.Context, path string, offset int64) (*File
 		f.Size += offset
 	}
 	f.Modified, _ = http.ParseTime(res.Header.Get("Last-Modified"))
+	if tag := res.Header.Get("ETag"); saneTag.MatchString(tag) {
+		f.ETag = tag
+	}
 	return f, nil
 }
 

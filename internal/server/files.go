@@ -2,20 +2,13 @@ package server
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-
 	"silica.dev/silica/api"
-	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/sandbox"
 )
@@ -23,20 +16,32 @@ import (
 // homeDir is the folder that is listed when none is named.
 const homeDir = "/root"
 
-func (s *Server) listFiles(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
-	path := r.URL.Query().Get("path")
-	if path == "" {
-		path = homeDir
+// maxDepth is how many levels of folders a listing or tree may have.
+const maxDepth = 512
+
+// folder reads which folder a query is about, and how deep.
+func folder(r *http.Request, standard string, levels uint32) (path string, depth uint32, err error) {
+	q := r.URL.Query()
+	if path = q.Get("path"); path == "" {
+		path = standard
 	}
-	path, err := cleanPath("path", path)
+	if path, err = cleanPath("path", path); err != nil {
+		return "", 0, err
+	}
+	if v := q.Get("depth"); v != "" {
+		n, err := strconv.ParseUint(v, 10, 32)
+		if err != nil || n < 1 || n > maxDepth {
+			return "", 0, sandbox.Field("depth", fmt.Sprintf("must be from 1 to %d", maxDepth))
+		}
+		levels = uint32(n)
+	}
+	return path, levels, nil
+}
+
+func (s *Server) listFiles(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	path, depth, err := folder(r, homeDir, 1)
 	if err != nil {
 		return err
-	}
-	depth := uint64(1)
-	if v := r.URL.Query().Get("depth"); v != "" {
-		if depth, err = strconv.ParseUint(v, 10, 8); err != nil || depth < 1 || depth > 32 {
-			return sandbox.Field("depth", "must be from 1 to 32")
-		}
 	}
 	ctx, g, sb, err := s.deps.Sandboxes.Guest(r.Context(), c, param(r, "id"))
 	if err != nil {
@@ -44,7 +49,7 @@ func (s *Server) listFiles(w http.ResponseWriter, r *http.Request, c sandbox.Cal
 	}
 	ctx, _, cancel := s.patient(ctx)
 	defer cancel()
-	entries, err := g.ListDir(ctx, path, uint32(depth))
+	entries, err := g.ListDir(ctx, path, depth)
 	if err != nil {
 		return err
 	}
@@ -105,13 +110,16 @@ var typeNames = map[guestpb.Entry_Type]string{
 	guestpb.Entry_FILE: "file", guestpb.Entry_DIRECTORY: "directory", guestpb.Entry_SYMLINK: "symlink",
 }
 
-func wireEntry(e *guestpb.Entry) api.FileEntry {
-	kind, ok := typeNames[e.GetType()]
-	if !ok {
-		kind = "other"
+func typeOf(e *guestpb.Entry) string {
+	if name, ok := typeNames[e.GetType()]; ok {
+		return name
 	}
+	return "other"
+}
+
+func wireEntry(e *guestpb.Entry) api.FileEntry {
 	return api.FileEntry{
-		Name: e.GetName(), Path: e.GetPath(), Type: kind,
+		Name: e.GetName(), Path: e.GetPath(), Type: typeOf(e),
 		IsDir:     e.GetIsDir() || e.GetType() == guestpb.Entry_DIRECTORY,
 		IsSymlink: e.GetType() == guestpb.Entry_SYMLINK, SymlinkTarget: orNull(e.GetSymlinkTarget()),
 		Size: e.GetSize(), SizeBytes: e.GetSize(), Mode: fmt.Sprintf("%04o", e.GetMode()&0o7777),
@@ -119,130 +127,83 @@ func wireEntry(e *guestpb.Entry) api.FileEntry {
 	}
 }
 
-func (s *Server) downloadQuery(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
-	path, err := cleanPath("path", r.URL.Query().Get("path"))
+const (
+	treeDir   = "/workspace" // the folder whose tree is told when none is named
+	treeDepth = 3
+	// maxTree is how many files and folders one tree has at most: what lies
+	// deeper is left out first.
+	maxTree = 10_000
+)
+
+func (s *Server) fileTree(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	path, depth, err := folder(r, treeDir, treeDepth)
 	if err != nil {
 		return err
 	}
-	return s.download(w, r, c, path)
-}
-
-// downloadPath serves a file by its path below …/files/, in which slashes may
-// be escaped or not.
-func (s *Server) downloadPath(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
-	raw := chi.URLParam(r, "*")
-	if reserved[raw] {
-		return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound,
-			"there is no such endpoint; a file of that name is read with files/download?path=/"+raw)
-	}
-	path, err := url.PathUnescape(raw)
-	if err != nil {
-		return sandbox.E(sandbox.Malformed, sandbox.CodeBadRequest, "the path is not URL-encoded").Because(err)
-	}
-	if path, err = cleanPath("path", "/"+strings.TrimPrefix(path, "/")); err != nil {
-		return err
-	}
-	return s.download(w, r, c, path)
-}
-
-// copyBuffers are what downloads go through: memory does not grow with files.
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
-
-func (s *Server) download(w http.ResponseWriter, r *http.Request, c sandbox.Caller, path string) error {
 	ctx, g, _, err := s.deps.Sandboxes.Guest(r.Context(), c, param(r, "id"))
 	if err != nil {
 		return err
 	}
 	ctx, agent, cancel := s.patient(ctx)
 	defer cancel()
-	f, err := g.ReadFile(ctx, path, 0)
+	e, err := g.Stat(ctx, path)
 	if err != nil {
 		return err
 	}
-	defer func() { f.Close() }()
-
-	h := w.Header()
-	// Never a type of its own, also for .json: a public client takes a JSON
-	// answer for an envelope.
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("X-Content-Type-Options", "nosniff")
-	status, length := http.StatusOK, f.Size
-	if f.Size >= 0 {
-		h.Set("Accept-Ranges", "bytes")
-		from, n, partial, err := byteRange(r.Header.Get("Range"), f.Size)
+	root := treeNode(e)
+	if e.GetIsDir() {
+		agent.wait()
+		entries, more, err := g.ListSome(ctx, path, depth, maxTree)
 		if err != nil {
-			h.Del("Content-Type")
-			h.Set("Content-Range", fmt.Sprintf("bytes */%d", f.Size))
 			return err
 		}
-		if partial {
-			h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, from+n-1, f.Size))
-			status, length = http.StatusPartialContent, n
-			if from > 0 {
-				agent.wait()
-				if f, err = reopen(f, func() (*guest.File, error) { return g.ReadFile(ctx, path, from) }); err != nil {
-					return err
-				}
-			}
-		}
-		h.Set("Content-Length", strconv.FormatInt(length, 10))
+		root = plant(e, entries)
+		root.Truncated = more
 	}
-	if !f.Modified.IsZero() {
-		h.Set("Last-Modified", f.Modified.UTC().Format(http.TimeFormat))
-	}
-	w.WriteHeader(status)
-	agent.rest()
-	body := agent.from(f)
-	if length >= 0 {
-		body = io.LimitReader(body, length)
-	}
-	buf := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(buf)
-	n, err := io.CopyBuffer(struct{ io.Writer }{w}, body, *buf)
-	if err == nil && length >= 0 && n < length {
-		err = lost(io.ErrUnexpectedEOF) // it shrank, or the sandbox ended
-	}
-	return err // the client sees the connection break
+	writeOne(w, http.StatusOK, root)
+	return nil
 }
 
-// reopen closes f and opens it again elsewhere. On an error f stays the
-// closed one.
-func reopen(f *guest.File, open func() (*guest.File, error)) (*guest.File, error) {
-	_ = f.Close()
-	again, err := open()
-	if err != nil {
-		return f, err
+// plant makes a tree of what was listed below root.
+func plant(root *guestpb.Entry, entries []*guestpb.Entry) *api.TreeNode {
+	top := treeNode(root)
+	top.Type, top.Size = treeFolder, nil // also when it is a symlink to one
+	nodes := map[string]*api.TreeNode{strings.TrimSuffix(root.GetPath(), "/"): top}
+	for _, e := range entries {
+		n := treeNode(e)
+		if n.Type == treeFolder {
+			nodes[n.Path] = n
+		}
 	}
-	return again, nil
+	for _, e := range entries { // sorted by path, so children are by name
+		i := strings.LastIndexByte(e.GetPath(), '/')
+		parent := nodes[e.GetPath()[:max(i, 0)]]
+		if parent == nil {
+			continue // no honest agent lists it
+		}
+		n := nodes[e.GetPath()]
+		if n == nil {
+			n = treeNode(e)
+		}
+		if n != parent && n != top {
+			parent.Children = append(parent.Children, n)
+		}
+	}
+	return top
 }
 
-var errRange = errors.New("unusable range")
+// treeFolder is what the tree alone calls a folder.
+const treeFolder = "dir"
 
-// byteRange reads a Range header of one range. One of several, or one that is
-// not understood, is as good as none, as RFC 9110 §14.2 allows.
-func byteRange(header string, size int64) (from, n int64, partial bool, err error) {
-	spec, ok := strings.CutPrefix(header, "bytes=")
-	first, last, dash := strings.Cut(spec, "-")
-	if !ok || !dash || strings.Contains(spec, ",") {
-		return 0, size, false, nil
+func treeNode(e *guestpb.Entry) *api.TreeNode {
+	at := time.Unix(0, e.GetModifiedUnixNano()).UTC()
+	n := &api.TreeNode{Path: e.GetPath(), Name: e.GetName(), Type: typeOf(e), ModifiedAt: &at}
+	switch e.GetType() {
+	case guestpb.Entry_DIRECTORY:
+		n.Type = treeFolder
+	case guestpb.Entry_FILE:
+		size := e.GetSize()
+		n.Size = &size
 	}
-	first, last = strings.TrimSpace(first), strings.TrimSpace(last)
-	a, errA := strconv.ParseInt(first, 10, 64)
-	b, errB := strconv.ParseInt(last, 10, 64)
-	beyond := sandbox.E(sandbox.Invalid, sandbox.CodeRange, fmt.Sprintf("the file has %d bytes", size)).With("size", size).Because(errRange)
-	switch {
-	case first == "" && errB == nil: // the last b bytes
-		if b == 0 || size == 0 {
-			return 0, 0, false, beyond
-		}
-		b = min(b, size)
-		return size - b, b, true, nil
-	case errA != nil || a < 0 || last != "" && (errB != nil || b < a):
-		return 0, size, false, nil
-	case a >= size:
-		return 0, 0, false, beyond
-	case last == "":
-		return a, size - a, true, nil
-	}
-	return a, min(b, size-1) - a + 1, true, nil
+	return n
 }

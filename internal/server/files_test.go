@@ -165,7 +165,7 @@ func TestDownload(t *testing.T) {
 		t.Errorf("a percent sign in a name: %d %s", a.status, a.raw)
 	}
 	request(t, "GET", files+"/nope", "").want(t, 404, "FILE_NOT_FOUND")
-	request(t, "GET", files+"/tree", "").want(t, 404, "NOT_FOUND")
+	request(t, "GET", files+"/move", "").want(t, 404, "NOT_FOUND")
 	request(t, "GET", files+"/stat", "").want(t, 404, "NOT_FOUND")
 	if a := request(t, "GET", files+"/download?path=/tree", ""); string(a.raw) != "t" {
 		t.Errorf("%s", a.raw)

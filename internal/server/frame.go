@@ -149,7 +149,7 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 		}
 		// Some clients send a body with a GET. It must be out of the way, or
 		// the connection can't be watched for the client's leaving.
-		if r.Method != http.MethodPost {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
 			_, _ = io.CopyN(io.Discard, r.Body, maxBody)
 		}
 		if err := rt.handle(w, r, c); err != nil {

@@ -17,6 +17,7 @@ import (
 // content in memory.
 type jsonUpload struct {
 	r       *bufio.Reader
+	within  bool // the object is a part of something: what follows is not ours
 	begun   bool // the opening brace has been read
 	has     bool // the content has been seen
 	to      string
@@ -100,6 +101,9 @@ func (u *jsonUpload) comma() (more bool, err error) {
 
 // end makes sure that nothing follows the object.
 func (u *jsonUpload) end() error {
+	if u.within {
+		return nil
+	}
 	if _, err := u.next(); err != io.EOF {
 		return syntax(err)
 	}
@@ -129,8 +133,10 @@ func (u *jsonUpload) member() (content bool, err error) {
 				return false, sandbox.Field(name, "must be given once")
 			}
 			u.has = true
-			u.coded = make([]byte, 0, u.block)
-			u.store = make([]byte, u.block/4*3)
+			if u.store == nil {
+				u.coded = make([]byte, 0, u.block)
+				u.store = make([]byte, u.block/4*3)
+			}
 			return true, nil
 		}
 		_ = u.r.UnreadByte()
@@ -333,4 +339,34 @@ func (u *jsonUpload) escaped() error {
 	u.coded = append(u.coded, c)
 	u.count++
 	return nil
+}
+
+// inner returns an upload for an object that is a part of this one's body. It
+// uses the same buffers: have one at a time.
+func (u *jsonUpload) inner() *jsonUpload {
+	if u.store == nil {
+		u.coded, u.store = make([]byte, 0, u.block), make([]byte, u.block/4*3)
+	}
+	return &jsonUpload{r: u.r, block: u.block, within: true, coded: u.coded[:0], store: u.store}
+}
+
+// drain reads what is left of the object, whatever its content is.
+func (u *jsonUpload) drain() error {
+	if u.err == io.EOF || !u.has {
+		return nil
+	}
+	for !u.ended {
+		u.coded = u.coded[:0]
+		if err := u.characters(); errors.Is(err, errBase64) {
+			_, _ = u.r.Discard(2) // an escape that no base64 has
+		} else if err != nil {
+			return err
+		}
+	}
+	for {
+		again, err := u.begin()
+		if err != nil || !again {
+			return err
+		}
+	}
 }

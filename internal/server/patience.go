@@ -22,8 +22,12 @@ type patience struct {
 // deadline, which the agent would be told of and might answer to. Call cancel
 // in the end.
 func (s *Server) patient(ctx context.Context) (_ context.Context, p *patience, cancel func()) {
+	return patientFor(ctx, s.cfg.GuestWait)
+}
+
+func patientFor(ctx context.Context, d time.Duration) (_ context.Context, p *patience, cancel func()) {
 	ctx, end := context.WithCancelCause(ctx)
-	p = &patience{d: s.cfg.GuestWait}
+	p = &patience{d: d}
 	p.timer = time.AfterFunc(p.d, func() { end(errMute) })
 	return ctx, p, func() { p.rest(); end(nil) }
 }

@@ -147,13 +147,31 @@ func (s *Server) socketRoutes() []route {
 }
 
 func (s *Server) fileRoutes() []route {
+	files := sbx + "/files"
 	return []route{
-		{"POST", sbx + "/files", sandboxesWrite, counted, s.upload},
-		{"GET", sbx + "/files", sandboxesRead, counted, s.listFiles},
-		{"POST", sbx + "/files/stat", sandboxesRead, counted, s.statFile},
-		{"POST", sbx + "/files/upload", sandboxesWrite, counted, s.upload},
-		{"GET", sbx + "/files/download", sandboxesRead, counted, s.downloadQuery},
-		{"GET", sbx + "/files/*", sandboxesRead, counted, s.downloadPath},
+		{"POST", files, sandboxesWrite, counted, s.upload},
+		{"POST", files + "/upload", sandboxesWrite, counted, s.upload},
+		{"POST", files + "/write", sandboxesWrite, counted, s.upload},
+		{"POST", files + "/write-many", sandboxesWrite, counted, s.writeMany},
+		{"POST", files + "/batch", sandboxesWrite, counted, s.writeMany},
+		{"DELETE", files, sandboxesWrite, counted, s.deleteFile},
+		{"POST", files + "/mkdir", sandboxesWrite, counted, s.makeFolder},
+		{"POST", files + "/rename", sandboxesWrite, counted, s.moveFile},
+		{"POST", files + "/move", sandboxesWrite, counted, s.moveFile},
+		{"POST", files + "/copy", sandboxesWrite, counted, s.copyFile},
+		{"POST", files + "/chmod", sandboxesWrite, counted, s.changeMode},
+		{"POST", files + "/chown", sandboxesWrite, counted, s.changeOwner},
+
+		{"GET", files, sandboxesRead, counted, s.listFiles},
+		{"GET", files + "/list", sandboxesRead, counted, s.listFiles},
+		{"GET", files + "/readdir", sandboxesRead, counted, s.listFiles},
+		{"GET", files + "/tree", sandboxesRead, counted, s.fileTree},
+		{"POST", files + "/stat", sandboxesRead, counted, s.statFile},
+		{"GET", files + "/download", sandboxesRead, counted, s.downloadQuery},
+		{"HEAD", files + "/download", sandboxesRead, counted, s.downloadQuery},
+		{"GET", files + "/read", sandboxesRead, counted, s.downloadQuery},
+		{"GET", files + "/*", sandboxesRead, counted, s.downloadPath},
+		{"HEAD", files + "/*", sandboxesRead, counted, s.downloadPath},
 	}
 }
 
@@ -182,7 +200,8 @@ func (s *Server) accountRoutes() []route {
 var reserved = map[string]bool{
 	"upload": true, "download": true, "list": true, "read": true, "stat": true, "tree": true, "watch": true,
 	"readdir": true, "mkdir": true, "rename": true, "move": true, "copy": true, "chmod": true, "write": true,
-	"write-many": true, "batch": true, "export": true,
+	"write-many": true, "batch": true, "export": true, "chown": true, "archive": true, "glob": true, "find": true,
+	"search": true, "replace": true,
 }
 
 func (s *Server) mount() *chi.Mux {
@@ -196,7 +215,7 @@ func (s *Server) mount() *chi.Mux {
 	})
 	mux.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		path := chi.RouteContext(r.Context()).RoutePath
-		for _, m := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
+		for _, m := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
 			if mux.Match(chi.NewRouteContext(), m, path) {
 				w.Header().Add("Allow", m)
 			}

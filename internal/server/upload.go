@@ -54,23 +54,26 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request, c sandbox.Caller
 	}
 	ctx, agent, cancel := s.patient(ctx)
 	defer cancel()
-	content := &content{src: src, agent: agent, left: s.cfg.MaxUpload, tooLarge: s.tooLarge()}
-	var path string
-	var size int64
-	if early, ok := src.path(); ok {
-		if path, err = cleanPath("path", early); err != nil {
-			return err
-		}
-		size, err = g.WriteFile(ctx, path, 0, content)
-		err = content.verdict(err)
-	} else {
-		path, size, err = spool(ctx, g, content)
-	}
+	path, size, err := s.receive(ctx, g, agent, src)
 	if err != nil {
 		return err
 	}
 	writeOne(w, http.StatusOK, api.FileWritten{SandboxID: string(sb.ID), Path: path, Size: size})
 	return nil
+}
+
+// receive stores the content of src, which has been read up to it.
+func (s *Server) receive(ctx context.Context, g *guest.Client, agent *patience, src source) (path string, size int64, err error) {
+	content := &content{src: src, agent: agent, left: s.cfg.MaxUpload, tooLarge: s.tooLarge()}
+	early, ok := src.path()
+	if !ok {
+		return spool(ctx, g, content)
+	}
+	if path, err = cleanPath("path", early); err != nil {
+		return "", 0, err
+	}
+	size, err = g.WriteFile(ctx, path, 0, content)
+	return path, size, content.verdict(err)
 }
 
 // spool stores content whose path comes behind it.
@@ -167,7 +170,8 @@ func (c *content) verdict(answered error) error {
 	return answered
 }
 
-// cleanPath checks a path inside a sandbox as far as the host cares.
+// cleanPath checks a path inside a sandbox as far as the host cares, and spells
+// it as [guest.Spell] does: in a query it may have been any bytes.
 func cleanPath(field, p string) (string, error) {
 	bad := func(reason string) (string, error) {
 		return "", sandbox.E(sandbox.Invalid, sandbox.CodeInvalidPath, field+": "+reason).With("field", field).With("reason", reason)
@@ -182,5 +186,5 @@ func cleanPath(field, p string) (string, error) {
 	case strings.ContainsRune(p, 0):
 		return bad("must not contain a null character")
 	}
-	return p, nil
+	return guest.Spell(guest.Unspell(p)), nil
 }

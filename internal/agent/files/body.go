@@ -10,6 +10,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,6 +65,9 @@ func (f *Files) Serve(w http.ResponseWriter, r *http.Request, name string) error
 	h := w.Header()
 	h.Set("Last-Modified", info.ModTime().UTC().Format(http.TimeFormat))
 	h.Set("Content-Type", "application/octet-stream")
+	if info.Size() > 0 { // files of /proc change without a trace
+		h.Set("ETag", etag(info))
+	}
 	if info.Size() == 0 {
 		return f.serveUnsized(w, r, p, file)
 	}
@@ -87,6 +91,15 @@ func (f *Files) Serve(w http.ResponseWriter, r *http.Request, name string) error
 	}
 	f.send(w, io.LimitReader(file, length), length)
 	return nil
+}
+
+// etag names what a file holds just now.
+func etag(info fs.FileInfo) string {
+	var inode uint64
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		inode = st.Ino
+	}
+	return fmt.Sprintf(`"%x-%x-%x"`, info.ModTime().UnixNano(), info.Size(), inode)
 }
 
 // serveUnsized sends a file that says to be empty: most are, those of /proc
