@@ -589,6 +589,41 @@ func (a *fakeAgent) Remove(_ context.Context, req *connect.Request[guestpb.Remov
 	return connect.NewResponse(&guestpb.RemoveResponse{}), nil
 }
 
+// changed answers a change of what is at path, whose content it gets.
+func (a *fakeAgent) changed(from, path string, forget bool) (*guestpb.Entry, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	body, ok := a.files[from]
+	if !ok {
+		return nil, guest.WireError(noFile)
+	}
+	if forget {
+		delete(a.files, from)
+	}
+	a.files[path] = body
+	return a.entry(path), nil
+}
+
+func (a *fakeAgent) MakeDir(_ context.Context, req *connect.Request[guestpb.MakeDirRequest]) (*connect.Response[guestpb.MakeDirResponse], error) {
+	e := &guestpb.Entry{Name: "x", Path: req.Msg.Path, Type: guestpb.Entry_DIRECTORY, Mode: 0o755}
+	return connect.NewResponse(&guestpb.MakeDirResponse{Entry: e}), nil
+}
+
+func (a *fakeAgent) Move(_ context.Context, req *connect.Request[guestpb.MoveRequest]) (*connect.Response[guestpb.MoveResponse], error) {
+	e, err := a.changed(req.Msg.From, req.Msg.To, true)
+	return connect.NewResponse(&guestpb.MoveResponse{Entry: e}), err
+}
+
+func (a *fakeAgent) Copy(_ context.Context, req *connect.Request[guestpb.CopyRequest]) (*connect.Response[guestpb.CopyResponse], error) {
+	e, err := a.changed(req.Msg.From, req.Msg.To, false)
+	return connect.NewResponse(&guestpb.CopyResponse{Entry: e}), err
+}
+
+func (a *fakeAgent) Change(_ context.Context, req *connect.Request[guestpb.ChangeRequest]) (*connect.Response[guestpb.ChangeResponse], error) {
+	e, err := a.changed(req.Msg.Path, req.Msg.Path, false)
+	return connect.NewResponse(&guestpb.ChangeResponse{Entry: e}), err
+}
+
 // zeros is a file without end; /zeros/N has N bytes.
 type zeros struct{}
 
