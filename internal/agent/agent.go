@@ -20,11 +20,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"connectrpc.com/connect"
 
 	"silica.dev/silica/internal/agent/files"
+	"silica.dev/silica/internal/agent/journal"
 	"silica.dev/silica/internal/agent/proc"
 	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/internal/guest/guestpb/guestpbconnect"
@@ -40,6 +42,9 @@ type Config struct {
 	Root string
 	// Disk is the folder whose file system users fill.
 	Disk string
+	// State is root's own folder, for the output of spawned processes and the
+	// definitions of services. It comes back with the sandbox's files.
+	State string
 	// Cgroup is a folder of a version 1 pids hierarchy for process groups, nil
 	// for none.
 	Cgroup *os.File
@@ -51,12 +56,13 @@ type Config struct {
 
 // Agent serves one sandbox.
 type Agent struct {
-	cfg     Config
-	seed    string
-	table   *proc.Table
-	files   *files.Files
-	notices *notices
-	handler http.Handler
+	cfg      Config
+	seed     string
+	journals *journal.Store
+	table    *proc.Table
+	files    *files.Files
+	notices  *notices
+	handler  http.Handler
 
 	mu       sync.Mutex
 	identity identity
@@ -67,12 +73,17 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Disk == "" {
 		cfg.Disk = "/"
 	}
+	if cfg.State == "" {
+		cfg.State = filepath.Join("/", cfg.Root, "var/lib/silica")
+	}
 	var seed [16]byte
 	if _, err := rand.Read(seed[:]); err != nil {
 		return nil, fmt.Errorf("draw the seed: %w", err)
 	}
 	a := &Agent{cfg: cfg, seed: hex.EncodeToString(seed[:]), notices: newNotices(), identity: identity{workdir: home}}
+	a.journals = journal.NewStore(journal.Config{Dir: filepath.Join(cfg.State, "output")})
 	table, err := proc.NewTable(proc.Config{
+		Journals: a.journals,
 		Cgroup:   cfg.Cgroup,
 		Rlimit:   cfg.Init,
 		Everyone: cfg.Init,

@@ -222,39 +222,6 @@ func TestClientGoneKillsTheTree(t *testing.T) {
 	})
 }
 
-func TestDetachedSurvivesTheClient(t *testing.T) {
-	a := one(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	req := shell("while :; do echo some output that nobody will read; sleep 0.01; done")
-	req.Detach = true
-	pid, done := a.background(t, ctx, req)
-	cancel()
-	<-done
-	running := func() bool {
-		list, err := a.Processes(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range list {
-			if p.Pid == pid {
-				return p.Running
-			}
-		}
-		t.Fatal("not listed")
-		return false
-	}
-	for range 10 {
-		a.sh(t, "sleep 0.02")
-		if !running() {
-			t.Fatal("it ended with its client")
-		}
-	}
-	if err := a.Signal(t.Context(), &guestpb.SignalRequest{Pid: pid, Signal: 15}); err != nil {
-		t.Error(err)
-	}
-	until(t, "it ended", func() bool { return !running() })
-}
-
 func TestInput(t *testing.T) {
 	a := one(t)
 	pid, done := a.background(t, t.Context(), &guestpb.StartRequest{Args: []string{"cat"}, Cwd: "/", Stdin: true})
@@ -303,7 +270,7 @@ func TestTerminal(t *testing.T) {
 		}
 		if strings.Contains(text, "xterm") && !typed {
 			typed = true
-			if err := a.Resize(ctx, pid, 120, 40); err != nil {
+			if err := a.Resize(ctx, &guestpb.ResizeRequest{Pid: pid, Pty: &guestpb.Pty{Cols: 120, Rows: 40}}); err != nil {
 				t.Error(err)
 			}
 			if err := a.SendInput(ctx, &guestpb.SendInputRequest{Pid: pid, Data: []byte("hello\n")}); err != nil {

@@ -45,6 +45,7 @@ func (a *Agent) init(req *guestpb.InitRequest) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.identity = id
+	a.remember()
 	a.table.SetLimit(int(req.MaxProcesses))
 
 	warn := func(what string, err error) {
@@ -71,6 +72,17 @@ func (a *Agent) init(req *guestpb.InitRequest) error {
 		warn("nameservers", a.replace("/etc/resolv.conf", []byte(b.String())))
 	}
 	return nil
+}
+
+// remember takes over what an agent before this one left in the sandbox's files.
+func (a *Agent) remember() {
+	loaded, err := a.journals.Load()
+	if err != nil {
+		a.cfg.Log.Warn("output of earlier processes", "err", err)
+	}
+	for _, l := range a.table.Remember(loaded) {
+		a.journals.Remove(l.Journal)
+	}
 }
 
 func checkInit(req *guestpb.InitRequest) error {

@@ -162,7 +162,7 @@ func TestProcessLimit(t *testing.T) {
 		a.sh(t, "sleep 60 & sleep 0.1")
 		return false
 	})
-	list, err := a.Processes(t.Context())
+	list, err := a.Processes(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

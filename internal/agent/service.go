@@ -59,20 +59,27 @@ func (s service) Relieve(context.Context, *connect.Request[guestpb.RelieveReques
 }
 
 func (s service) Start(ctx context.Context, r *connect.Request[guestpb.StartRequest], st *connect.ServerStream[guestpb.ProcessEvent]) error {
-	m := r.Msg
+	spec, err := s.a.spec(r.Msg)
+	if err != nil {
+		return wireError(err)
+	}
+	return wireError(s.a.table.Run(ctx, spec, &eventSink{st: st, last: func() { lastMessage(ctx) }}))
+}
+
+// spec completes what is to run with the sandbox's identity.
+func (a *Agent) spec(m *guestpb.StartRequest) (proc.Spec, error) {
 	const longest = int64(1<<63-1) / int64(time.Millisecond)
 	if m.TimeoutMs < 0 || m.TimeoutMs > longest {
-		return wireError(sandbox.Field("timeout_ms", "is out of range"))
+		return proc.Spec{}, sandbox.Field("timeout_ms", "is out of range")
 	}
-	s.a.mu.Lock()
-	id := s.a.identity
-	s.a.mu.Unlock()
+	a.mu.Lock()
+	id := a.identity
+	a.mu.Unlock()
 	spec := proc.Spec{
 		Args:    m.Args,
 		Dir:     m.Cwd,
 		Stdin:   m.Stdin,
 		Timeout: time.Duration(m.TimeoutMs) * time.Millisecond,
-		Detach:  m.Detach,
 	}
 	if spec.Dir == "" {
 		spec.Dir = id.workdir
@@ -82,7 +89,7 @@ func (s service) Start(ctx context.Context, r *connect.Request[guestpb.StartRequ
 		size := sizeOf(m.Pty)
 		spec.PTY = &size
 	}
-	return wireError(s.a.table.Run(ctx, spec, &eventSink{st: st, last: func() { lastMessage(ctx) }}))
+	return spec, nil
 }
 
 func sizeOf(p *guestpb.Pty) proc.Size {
@@ -107,6 +114,7 @@ var streamOf = map[proc.Stream]guestpb.ProcessEvent_Stream{
 	proc.Stdout:   guestpb.ProcessEvent_STDOUT,
 	proc.Stderr:   guestpb.ProcessEvent_STDERR,
 	proc.Terminal: guestpb.ProcessEvent_TERMINAL,
+	proc.System:   guestpb.ProcessEvent_SYSTEM,
 }
 
 func (s *eventSink) Output(stream proc.Stream, data []byte) error {
@@ -120,38 +128,16 @@ func (s *eventSink) Keepalive() error {
 }
 
 func (s *eventSink) Exited(e proc.Exit) error {
+	s.last()
+	return s.st.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Exited_{Exited: wireExit(e)}})
+}
+
+func wireExit(e proc.Exit) *guestpb.ProcessEvent_Exited {
 	out := &guestpb.ProcessEvent_Exited{ExitCode: int32(e.Code), TimedOut: e.TimedOut, OutOfMemory: e.OutOfMemory}
 	if e.Signal != 0 {
 		out.Signal = signalName(e.Signal)
 	}
-	s.last()
-	return s.st.Send(&guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Exited_{Exited: out}})
-}
-
-func (s service) SendInput(ctx context.Context, r *connect.Request[guestpb.SendInputRequest]) (*connect.Response[guestpb.SendInputResponse], error) {
-	return answer(&guestpb.SendInputResponse{}, s.a.table.Input(ctx, int(r.Msg.Pid), r.Msg.Data, r.Msg.Close))
-}
-
-func (s service) Resize(_ context.Context, r *connect.Request[guestpb.ResizeRequest]) (*connect.Response[guestpb.ResizeResponse], error) {
-	if r.Msg.Pty == nil {
-		return nil, wireError(sandbox.Field("pty", "must be given"))
-	}
-	return answer(&guestpb.ResizeResponse{}, s.a.table.Resize(int(r.Msg.Pid), sizeOf(r.Msg.Pty)))
-}
-
-func (s service) Signal(_ context.Context, r *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error) {
-	return answer(&guestpb.SignalResponse{}, s.a.table.Signal(int(r.Msg.Pid), int(r.Msg.Signal), r.Msg.Tree))
-}
-
-func (s service) ListProcesses(context.Context, *connect.Request[guestpb.ListProcessesRequest]) (*connect.Response[guestpb.ListProcessesResponse], error) {
-	res := &guestpb.ListProcessesResponse{}
-	for _, p := range s.a.table.List() {
-		res.Processes = append(res.Processes, &guestpb.ListProcessesResponse_Process{
-			Pid: uint32(p.PID), Args: p.Args, Cwd: p.Dir, StartedUnixNano: p.Started.UnixNano(),
-			Running: p.Running, ExitCode: int32(p.ExitCode),
-		})
-	}
-	return answer(res, nil)
+	return out
 }
 
 func (s service) Stat(_ context.Context, r *connect.Request[guestpb.StatRequest]) (*connect.Response[guestpb.StatResponse], error) {

@@ -102,8 +102,8 @@ func (c *Client) SendInput(ctx context.Context, req *guestpb.SendInputRequest) e
 }
 
 // Resize changes a terminal's size.
-func (c *Client) Resize(ctx context.Context, pid, cols, rows uint32) error {
-	_, err := unary(ctx, c.rpc.Resize, &guestpb.ResizeRequest{Pid: pid, Pty: &guestpb.Pty{Cols: cols, Rows: rows}})
+func (c *Client) Resize(ctx context.Context, req *guestpb.ResizeRequest) error {
+	_, err := unary(ctx, c.rpc.Resize, req)
 	return err
 }
 
@@ -113,13 +113,44 @@ func (c *Client) Signal(ctx context.Context, req *guestpb.SignalRequest) error {
 	return err
 }
 
-// Processes lists what was started and is still known.
-func (c *Client) Processes(ctx context.Context) ([]*guestpb.ListProcessesResponse_Process, error) {
-	res, err := unary(ctx, c.rpc.ListProcesses, &guestpb.ListProcessesRequest{})
+// Processes lists what was started and is still known: of one kind of spawned
+// processes or, if that is empty, all.
+func (c *Client) Processes(ctx context.Context, kind string) ([]*guestpb.Process, error) {
+	res, err := unary(ctx, c.rpc.ListProcesses, &guestpb.ListProcessesRequest{Kind: kind})
 	if err != nil {
 		return nil, err
 	}
 	return res.Processes, nil
+}
+
+// Process describes a spawned process.
+func (c *Client) Process(ctx context.Context, id uint64) (*guestpb.Process, error) {
+	res, err := unary(ctx, c.rpc.ListProcesses, &guestpb.ListProcessesRequest{Id: id})
+	if err != nil {
+		return nil, err
+	}
+	if len(res.Processes) != 1 || res.Processes[0] == nil {
+		return nil, lost
+	}
+	return res.Processes[0], nil
+}
+
+// Spawn starts a process that goes on without its caller; see the RPC.
+func (c *Client) Spawn(ctx context.Context, req *guestpb.SpawnRequest) (*guestpb.Process, error) {
+	res, err := unary(ctx, c.rpc.Spawn, req)
+	if err != nil {
+		return nil, err
+	}
+	if res.Process.GetId() == 0 {
+		return nil, lost
+	}
+	return res.Process, nil
+}
+
+// Attach yields what a spawned process wrote and writes: Attached first, Exited
+// last. Leaving the loop, or cancelling ctx, leaves the process alone.
+func (c *Client) Attach(ctx context.Context, req *guestpb.AttachRequest) iter.Seq2[*guestpb.AttachEvent, error] {
+	return stream(ctx, c.rpc.Attach, req, func(ev *guestpb.AttachEvent) bool { return ev.GetExited() != nil })
 }
 
 // Stat describes a path without following a final symlink.
@@ -173,7 +204,7 @@ func (c *Client) Remove(ctx context.Context, path string, recursive bool) error 
 
 // Start runs a process and yields its events in order: Started first, Exited
 // last. Leaving the loop, or cancelling ctx, ends the stream, and with it the
-// process tree unless it was detached. After an error the sequence ends.
+// process tree. After an error the sequence ends.
 func (c *Client) Start(ctx context.Context, req *guestpb.StartRequest) iter.Seq2[*guestpb.ProcessEvent, error] {
 	return stream(ctx, c.rpc.Start, req, func(ev *guestpb.ProcessEvent) bool { return ev.GetExited() != nil })
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"silica.dev/silica/internal/agent/journal"
 	"silica.dev/silica/internal/agent/vfork"
 	"silica.dev/silica/sandbox"
 )
@@ -28,7 +29,7 @@ const (
 	keepalive = 30 * time.Second
 )
 
-// Process is one that Run started.
+// Process is one that Run or Spawn started.
 type Process struct {
 	PID     int
 	args    []string
@@ -37,9 +38,16 @@ type Process struct {
 	group   group
 	pty     bool
 
-	outs []output // what it writes to us
-	done chan struct{}
-	ws   unix.WaitStatus // valid once done is closed
+	// Of those that Spawn started.
+	id      uint64 // 0: Run did
+	label   Label
+	journal *journal.Journal
+
+	outs  []output // what it writes to us
+	done  chan struct{}
+	ws    unix.WaitStatus // this and ended are valid once done is closed
+	ended time.Time
+	past  *Exit // of one that another agent ran
 
 	timer       atomic.Pointer[time.Timer] // of its timeout
 	timedOut    atomic.Bool
@@ -66,17 +74,12 @@ func (p *Process) isDone() bool {
 	}
 }
 
-func (p *Process) info() Info {
-	i := Info{PID: p.PID, Args: p.args, Dir: p.dir, Started: p.started, Running: !p.isDone()}
-	if !i.Running {
-		i.ExitCode = p.exit().Code
-	}
-	return i
+func newProcess(spec Spec) *Process {
+	return &Process{args: spec.Args, dir: spec.Dir, started: time.Now(), done: make(chan struct{}), pty: spec.PTY != nil}
 }
 
 // start makes the plumbing and the process.
-func (t *Table) start(spec Spec, path string) (_ *Process, err error) {
-	p := &Process{args: spec.Args, dir: spec.Dir, started: time.Now(), done: make(chan struct{}), pty: spec.PTY != nil}
+func (t *Table) start(p *Process, spec Spec, path string) (err error) {
 	var child [3]int
 	opened := make([]int, 0, 3) // the child's ends, closed here in any case
 	defer func() {
@@ -94,7 +97,7 @@ func (t *Table) start(spec Spec, path string) (_ *Process, err error) {
 	if spec.PTY != nil {
 		master, slave, err := openPTY(*spec.PTY)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		opened = append(opened, slave)
 		child = [3]int{slave, slave, slave}
@@ -103,7 +106,7 @@ func (t *Table) start(spec Spec, path string) (_ *Process, err error) {
 		for i, s := range []Stream{Stdout, Stderr} {
 			r, w, err := outPipe()
 			if err != nil {
-				return nil, err
+				return err
 			}
 			opened = append(opened, w)
 			child[i+1] = w
@@ -113,13 +116,13 @@ func (t *Table) start(spec Spec, path string) (_ *Process, err error) {
 		if spec.Stdin {
 			w, r, err := inPipe()
 			if err != nil {
-				return nil, err
+				return err
 			}
 			opened = append(opened, r)
 			child[0], p.in = r, w
 		}
 	}
-	return p, t.launch(p, spec, path, child)
+	return t.launch(p, spec, path, child)
 }
 
 // launch forks in a group of its own and registers the process.
@@ -158,7 +161,7 @@ func (t *Table) launch(p *Process, spec Spec, path string, child [3]int) error {
 
 // finish notes the status and wakes whoever reads its output.
 func (p *Process) finish(ws unix.WaitStatus) {
-	p.ws = ws
+	p.ws, p.ended = ws, time.Now()
 	close(p.done)
 	p.wake()
 	if timer := p.timer.Load(); timer != nil {
@@ -178,7 +181,11 @@ func (p *Process) wake() {
 
 var past = time.Unix(1, 0)
 
+// exit tells how it ended, once done is closed.
 func (p *Process) exit() Exit {
+	if p.past != nil {
+		return *p.past
+	}
 	e := Exit{Code: p.ws.ExitStatus()}
 	if p.ws.Signaled() {
 		e.Signal = p.ws.Signal()
@@ -191,7 +198,7 @@ func (p *Process) exit() Exit {
 
 // follow carries a started process's events to sink until it has exited.
 func (t *Table) follow(ctx context.Context, p *Process, spec Spec, sink Sink) error {
-	f := &follower{table: t, p: p, sink: sink, detach: spec.Detach, last: p.started}
+	f := &follower{table: t, p: p, sink: sink, last: p.started}
 	stop := context.AfterFunc(ctx, f.hangUp)
 	defer stop()
 	if spec.Timeout > 0 {
@@ -206,9 +213,11 @@ func (t *Table) follow(ctx context.Context, p *Process, spec Spec, sink Sink) er
 			timer.Stop()
 		}
 	}
-	beat := time.AfterFunc(keepalive, f.beat)
-	f.beatTimer.Store(beat)
-	defer beat.Stop()
+	if k, ok := sink.(Keepaliver); ok {
+		beat := time.AfterFunc(keepalive, func() { f.beat(k) })
+		f.beatTimer.Store(beat)
+		defer beat.Stop()
+	}
 
 	f.tell(func() error { return sink.Started(p.PID) })
 	var pumps sync.WaitGroup
@@ -217,14 +226,7 @@ func (t *Table) follow(ctx context.Context, p *Process, spec Spec, sink Sink) er
 	}
 	f.pump(p.outs[0])
 	pumps.Wait()
-	select {
-	case <-p.done:
-	case <-ctx.Done():
-		if f.detach {
-			return ctx.Err() // it runs on without us
-		}
-		<-p.done
-	}
+	<-p.done
 
 	exit := p.exit()
 	if exit.TimedOut {
@@ -236,10 +238,9 @@ func (t *Table) follow(ctx context.Context, p *Process, spec Spec, sink Sink) er
 
 // follower is one stream's hold on a process.
 type follower struct {
-	table  *Table
-	p      *Process
-	detach bool
-	gone   atomic.Bool // nobody listens any more
+	table *Table
+	p     *Process
+	gone  atomic.Bool // nobody listens any more
 
 	beatTimer atomic.Pointer[time.Timer]
 
@@ -248,15 +249,9 @@ type follower struct {
 	last time.Time
 }
 
-// hangUp is what the end of the client's connection means: the tree dies with
-// it, or loses its reader.
+// hangUp is what the end of the client's connection means: the tree dies with it.
 func (f *follower) hangUp() {
-	if !f.gone.CompareAndSwap(false, true) {
-		return
-	}
-	if f.detach {
-		f.p.wake()
-	} else {
+	if f.gone.CompareAndSwap(false, true) {
 		f.table.killTree(f.p)
 	}
 }
@@ -274,12 +269,12 @@ func (f *follower) tell(event func() error) {
 	}
 }
 
-func (f *follower) beat() {
+func (f *follower) beat(k Keepaliver) {
 	f.mu.Lock()
 	rest := keepalive - time.Since(f.last)
 	f.mu.Unlock()
 	if rest <= 0 {
-		f.tell(f.sink.Keepalive)
+		f.tell(k.Keepalive)
 		rest = keepalive
 	}
 	if t := f.beatTimer.Load(); t != nil && !f.gone.Load() && !f.p.isDone() {
@@ -303,17 +298,9 @@ func (f *follower) pump(o output) {
 			o.f.Close() // the end of the pipe, EIO of a terminal without users
 			return
 		}
-		if !f.p.isDone() && !(f.gone.Load() && f.detach) {
-			// Woken by the client's end: the tree is dying; go on reading.
-			_ = o.f.SetReadDeadline(time.Time{})
-			if f.p.isDone() {
-				f.p.wake() // finish's wake may have been overwritten
-			}
-			continue
-		}
-		break
+		break // finish woke us
 	}
-	if !(f.p.isDone() && f.drain(o, send)) {
+	if !f.drain(o, send) {
 		f.table.wg.Go(func() { f.table.discard(o.f) })
 		return
 	}
@@ -461,8 +448,8 @@ func (t *Table) discard(file *os.File) {
 
 // Input writes to a process's standard input or terminal. It blocks while the
 // process does not read, until ctx ends.
-func (t *Table) Input(ctx context.Context, pid int, data []byte, end bool) error {
-	p, err := t.find(pid)
+func (t *Table) Input(ctx context.Context, ref Ref, data []byte, end bool) error {
+	p, err := t.find(ref)
 	if err != nil {
 		return err
 	}
@@ -508,13 +495,17 @@ func (p *Process) closeInput() {
 }
 
 // Resize changes a terminal's size.
-func (t *Table) Resize(pid int, size Size) error {
-	p, err := t.find(pid)
+func (t *Table) Resize(ref Ref, size Size) error {
+	p, err := t.find(ref)
 	if err != nil {
 		return err
 	}
-	if !p.pty {
+	if !p.pty || p.past != nil {
 		return sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "the process has no terminal")
 	}
-	return setSize(p.outs[0].f, size)
+	err = setSize(p.outs[0].f, size)
+	if err != nil && p.isDone() { // and so closed
+		return errEnded(ref)
+	}
+	return err
 }

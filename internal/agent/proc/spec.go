@@ -23,7 +23,6 @@ type Spec struct {
 	PTY     *Size // nil: pipes
 	Stdin   bool  // false: the null device
 	Timeout time.Duration
-	Detach  bool
 }
 
 // Stream names where output came from.
@@ -34,6 +33,7 @@ const (
 	Stdout Stream = iota + 1
 	Stderr
 	Terminal
+	System // a remark about the process, not of its own
 )
 
 // Exit says how a process ended.
@@ -50,8 +50,12 @@ type Exit struct {
 type Sink interface {
 	Started(pid int) error
 	Output(s Stream, data []byte) error
-	Keepalive() error
 	Exited(Exit) error
+}
+
+// Keepaliver is a Sink that must hear something now and then.
+type Keepaliver interface {
+	Keepalive() error
 }
 
 // Exit codes of commands that never ran, as shells give them.

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"silica.dev/silica/internal/agent/journal"
 	"silica.dev/silica/sandbox"
 )
 
@@ -58,6 +59,8 @@ type Config struct {
 	Everyone bool
 	// Disk is the folder whose file system is watched for being full.
 	Disk string
+	// Journals keeps what spawned processes write; nil: there are none.
+	Journals *journal.Store
 	// Report is told about troubles.
 	Report func(Trouble, string)
 }
@@ -81,7 +84,8 @@ type Table struct {
 	mu      sync.Mutex
 	running map[int]*Process   // by pid, until reaped
 	groups  map[group]*Process // that have or may have members
-	ended   []*Process         // the last few, oldest first
+	ended   []*Process         // the last few that Run started, oldest first
+	spawned spawned
 	limit   int
 	ticker  *time.Timer
 	ticking bool
@@ -103,6 +107,7 @@ func NewTable(cfg Config) (*Table, error) {
 		closing: make(chan struct{}),
 		running: map[int]*Process{},
 		groups:  map[group]*Process{},
+		spawned: spawned{byID: map[uint64]*Process{}},
 	}
 	if err := t.scan.open(); err != nil {
 		return nil, err
@@ -213,6 +218,9 @@ func (t *Table) take(pid int) *Process {
 		return nil
 	}
 	delete(t.running, pid)
+	if p.id != 0 {
+		return p
+	}
 	if len(t.ended) == remembered {
 		t.ended = slices.Delete(t.ended, 0, 1)
 	}
@@ -242,53 +250,79 @@ func (t *Table) settle(p *Process) (gone bool) {
 	return true
 }
 
-// find returns the process with pid while it or anything it started lives.
-func (t *Table) find(pid int) (*Process, error) {
+// Ref names a process: by the id it was spawned under or, if that is 0, by its
+// number, which may be another's one day.
+type Ref struct {
+	ID  uint64
+	PID int
+}
+
+func (r Ref) String() string {
+	if r.PID != 0 {
+		return fmt.Sprintf("process %d", r.PID)
+	}
+	return fmt.Sprintf("process of id %d", r.ID)
+}
+
+// find returns a process while it or anything it started lives; a spawned one
+// also later.
+func (t *Table) find(ref Ref) (*Process, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p := t.running[pid]; p != nil {
-		return p, nil
-	}
-	for _, p := range t.groups {
-		if p.PID == pid {
+	if ref.ID != 0 {
+		if p := t.spawned.byID[ref.ID]; p != nil {
 			return p, nil
 		}
+	} else if p := t.running[ref.PID]; p != nil {
+		return p, nil
+	} else {
+		for _, p := range t.groups {
+			if p.PID == ref.PID {
+				return p, nil
+			}
+		}
 	}
-	return nil, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, fmt.Sprintf("no process %d was started here, or it has ended", pid))
+	return nil, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "no "+ref.String()+" was started here, or it has ended")
+}
+
+func errEnded(ref Ref) error {
+	return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, ref.String()+" has ended")
 }
 
 // Signal sends a signal to a process or to everything in its tree. A tree can
 // be signalled after its first process has ended.
-func (t *Table) Signal(pid, signal int, tree bool) error {
+func (t *Table) Signal(ref Ref, signal int, tree bool) error {
 	if signal < 0 || signal > 64 {
 		return sandbox.Field("signal", "must be between 0 and 64")
 	}
-	p, err := t.find(pid)
+	p, err := t.find(ref)
 	if err != nil {
 		return err
 	}
-	sig := unix.Signal(signal)
+	return t.signal(p, ref, unix.Signal(signal), tree)
+}
+
+func (t *Table) signal(p *Process, ref Ref, sig unix.Signal, tree bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if tree {
+		if t.groups[p.group] != p { // the group may be another's by now
+			return errEnded(ref)
+		}
 		if sig == unix.SIGKILL {
-			t.killTree(p)
+			t.killTreeLocked(p)
 			return nil
 		}
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.groups[p.group] == p { // else the group may be another's by now
-			for _, m := range p.group.members(nil) {
-				_ = unix.Kill(m, sig) // it may have ended meanwhile
-			}
+		for _, m := range p.group.members(nil) {
+			_ = unix.Kill(m, sig) // it may have ended meanwhile
 		}
 		return nil
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.running[pid] != p { // never signal a number that may be another's by now
-		return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, fmt.Sprintf("process %d has ended", pid))
+	if t.running[p.PID] != p { // never signal a number that may be another's by now
+		return errEnded(ref)
 	}
-	if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("signal %d: %w", pid, err)
+	if err := unix.Kill(p.PID, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal %d: %w", p.PID, err)
 	}
 	return nil
 }
@@ -297,6 +331,10 @@ func (t *Table) Signal(pid, signal int, tree bool) error {
 func (t *Table) killTree(p *Process) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.killTreeLocked(p)
+}
+
+func (t *Table) killTreeLocked(p *Process) {
 	if p.killing || t.groups[p.group] != p {
 		return
 	}
@@ -321,31 +359,6 @@ func killGroup(g group) {
 		}
 		time.Sleep(pause) // the dead need a moment to leave
 	}
-}
-
-// Info describes a process for lists.
-type Info struct {
-	PID      int
-	Args     []string
-	Dir      string
-	Started  time.Time
-	Running  bool
-	ExitCode int
-}
-
-// List names what runs and what ended lately, by start.
-func (t *Table) List() []Info {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	list := make([]Info, 0, len(t.ended)+len(t.running))
-	for _, p := range t.ended {
-		list = append(list, p.info())
-	}
-	for _, p := range t.running {
-		list = append(list, p.info())
-	}
-	slices.SortFunc(list, func(a, b Info) int { return a.Started.Compare(b.Started) })
-	return list
 }
 
 // Count tells how many processes there are besides the agent.
@@ -467,9 +480,8 @@ func (t *Table) report(what Trouble, text string) {
 	}
 }
 
-// Run starts a process and hands its events to sink until it has exited. Unless
-// detached, everything it started is killed when ctx ends first; detached, it
-// goes on, and what it writes is thrown away.
+// Run starts a process and hands its events to sink until it has exited.
+// Everything it started is killed when ctx ends first.
 //
 // A command that can't be found or executed is not an error: it exits 127 or 126
 // with a line on standard error, as in a shell.
@@ -477,19 +489,33 @@ func (t *Table) Run(ctx context.Context, spec Spec, sink Sink) error {
 	if err := spec.check(); err != nil {
 		return err
 	}
-	path, code, text := lookup(spec)
-	if code != 0 {
+	p := newProcess(spec)
+	code, text, err := t.begin(p, spec)
+	switch {
+	case err != nil:
+		return err
+	case code != 0:
 		return refuse(sink, spec, code, text)
 	}
-	p, err := t.start(spec, path)
-	if err != nil {
-		if code, text, ok := refusal(spec.Args[0], err); ok {
-			if code == exitNoFork {
-				t.report(ProcessLimit, fmt.Sprintf("%q could not be started: %s", spec.Args[0], err))
-			}
-			return refuse(sink, spec, code, text)
-		}
-		return err
-	}
 	return t.follow(ctx, p, spec, sink)
+}
+
+// begin starts a process, or tells as which exit code and line a shell would
+// show that it can't.
+func (t *Table) begin(p *Process, spec Spec) (code int, text string, err error) {
+	path, code, text := lookup(spec)
+	if code != 0 {
+		return code, text, nil
+	}
+	if err = t.start(p, spec, path); err == nil {
+		return 0, "", nil
+	}
+	code, text, ok := refusal(spec.Args[0], err)
+	if !ok {
+		return 0, "", err
+	}
+	if code == exitNoFork {
+		t.report(ProcessLimit, fmt.Sprintf("%q could not be started: %s", spec.Args[0], err))
+	}
+	return code, text, nil
 }

@@ -89,6 +89,7 @@ const (
 	ProcessEvent_STDOUT             ProcessEvent_Stream = 1
 	ProcessEvent_STDERR             ProcessEvent_Stream = 2
 	ProcessEvent_TERMINAL           ProcessEvent_Stream = 3
+	ProcessEvent_SYSTEM             ProcessEvent_Stream = 4 // a remark of the agent's: a service was started anew …
 )
 
 // Enum value maps for ProcessEvent_Stream.
@@ -98,12 +99,14 @@ var (
 		1: "STDOUT",
 		2: "STDERR",
 		3: "TERMINAL",
+		4: "SYSTEM",
 	}
 	ProcessEvent_Stream_value = map[string]int32{
 		"STREAM_UNSPECIFIED": 0,
 		"STDOUT":             1,
 		"STDERR":             2,
 		"TERMINAL":           3,
+		"SYSTEM":             4,
 	}
 )
 
@@ -131,7 +134,7 @@ func (x ProcessEvent_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ProcessEvent_Stream.Descriptor instead.
 func (ProcessEvent_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10, 0}
+	return file_guest_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type Entry_Type int32
@@ -186,7 +189,7 @@ func (x Entry_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry_Type.Descriptor instead.
 func (Entry_Type) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{19, 0}
+	return file_guest_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type WatchEvent_Kind int32
@@ -253,7 +256,7 @@ func (x WatchEvent_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchEvent_Kind.Descriptor instead.
 func (WatchEvent_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{31, 0}
+	return file_guest_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type InitRequest struct {
@@ -795,7 +798,6 @@ type StartRequest struct {
 	Pty           *Pty                   `protobuf:"bytes,4,opt,name=pty,proto3" json:"pty,omitempty"`                                                                           // absent: pipes
 	Stdin         bool                   `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`                                                                      // false: the null device
 	TimeoutMs     int64                  `protobuf:"varint,6,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`                                             // 0: none. The whole tree is killed then
-	Detach        bool                   `protobuf:"varint,7,opt,name=detach,proto3" json:"detach,omitempty"`                                                                    // the process outlives the stream
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -872,12 +874,480 @@ func (x *StartRequest) GetTimeoutMs() int64 {
 	return 0
 }
 
-func (x *StartRequest) GetDetach() bool {
+type SpawnRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Start         *StartRequest          `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`       // what it is to its owner: "terminal", "process" …; lists are asked for by it
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`       // its owner's; need not be unique
+	Command       string                 `protobuf:"bytes,4,opt,name=command,proto3" json:"command,omitempty"` // as its owner wrote it, for lists
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpawnRequest) Reset() {
+	*x = SpawnRequest{}
+	mi := &file_guest_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpawnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpawnRequest) ProtoMessage() {}
+
+func (x *SpawnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[10]
 	if x != nil {
-		return x.Detach
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpawnRequest.ProtoReflect.Descriptor instead.
+func (*SpawnRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SpawnRequest) GetStart() *StartRequest {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *SpawnRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *SpawnRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SpawnRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+type SpawnResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Process       *Process               `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpawnResponse) Reset() {
+	*x = SpawnResponse{}
+	mi := &file_guest_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpawnResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpawnResponse) ProtoMessage() {}
+
+func (x *SpawnResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpawnResponse.ProtoReflect.Descriptor instead.
+func (*SpawnResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SpawnResponse) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+// Process is one that was started, as lists have it.
+type Process struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names a spawned process for ever: numbers of processes are used again. 0:
+	// it was not spawned, and has a stream of its own.
+	Id              uint64               `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Pid             uint32               `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	Kind            string               `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name            string               `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Command         string               `protobuf:"bytes,5,opt,name=command,proto3" json:"command,omitempty"`
+	Args            []string             `protobuf:"bytes,6,rep,name=args,proto3" json:"args,omitempty"`
+	Cwd             string               `protobuf:"bytes,7,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	StartedUnixNano int64                `protobuf:"varint,8,opt,name=started_unix_nano,json=startedUnixNano,proto3" json:"started_unix_nano,omitempty"`
+	Running         bool                 `protobuf:"varint,9,opt,name=running,proto3" json:"running,omitempty"`
+	EndedUnixNano   int64                `protobuf:"varint,10,opt,name=ended_unix_nano,json=endedUnixNano,proto3" json:"ended_unix_nano,omitempty"`
+	Exit            *ProcessEvent_Exited `protobuf:"bytes,11,opt,name=exit,proto3" json:"exit,omitempty"` // absent while it runs
+	// What is kept of its output: the offset of the first byte, and of the one
+	// that comes next.
+	First         uint64 `protobuf:"varint,12,opt,name=first,proto3" json:"first,omitempty"`
+	End           uint64 `protobuf:"varint,13,opt,name=end,proto3" json:"end,omitempty"`
+	Terminal      bool   `protobuf:"varint,14,opt,name=terminal,proto3" json:"terminal,omitempty"` // it has a PTY, and so one stream
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Process) Reset() {
+	*x = Process{}
+	mi := &file_guest_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Process) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Process) ProtoMessage() {}
+
+func (x *Process) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Process.ProtoReflect.Descriptor instead.
+func (*Process) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Process) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Process) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Process) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Process) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Process) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *Process) GetArgs() []string {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *Process) GetCwd() string {
+	if x != nil {
+		return x.Cwd
+	}
+	return ""
+}
+
+func (x *Process) GetStartedUnixNano() int64 {
+	if x != nil {
+		return x.StartedUnixNano
+	}
+	return 0
+}
+
+func (x *Process) GetRunning() bool {
+	if x != nil {
+		return x.Running
 	}
 	return false
 }
+
+func (x *Process) GetEndedUnixNano() int64 {
+	if x != nil {
+		return x.EndedUnixNano
+	}
+	return 0
+}
+
+func (x *Process) GetExit() *ProcessEvent_Exited {
+	if x != nil {
+		return x.Exit
+	}
+	return nil
+}
+
+func (x *Process) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Process) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *Process) GetTerminal() bool {
+	if x != nil {
+		return x.Terminal
+	}
+	return false
+}
+
+type AttachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Of the first byte wanted, counted from the process's first, both streams
+	// together. What is not kept any more is answered by a Gap.
+	Offset uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Begin so many lines before the end instead, as far as they are kept.
+	TailLines uint32 `protobuf:"varint,3,opt,name=tail_lines,json=tailLines,proto3" json:"tail_lines,omitempty"`
+	Live      bool   `protobuf:"varint,4,opt,name=live,proto3" json:"live,omitempty"` // begin with what comes from now on instead
+	// End after what is there now, with Exited only if the process has ended.
+	Once          bool `protobuf:"varint,5,opt,name=once,proto3" json:"once,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_guest_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AttachRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *AttachRequest) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *AttachRequest) GetTailLines() uint32 {
+	if x != nil {
+		return x.TailLines
+	}
+	return 0
+}
+
+func (x *AttachRequest) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+func (x *AttachRequest) GetOnce() bool {
+	if x != nil {
+		return x.Once
+	}
+	return false
+}
+
+type AttachEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*AttachEvent_Attached_
+	//	*AttachEvent_Output_
+	//	*AttachEvent_Gap_
+	//	*AttachEvent_Exited
+	//	*AttachEvent_Keepalive
+	Event         isAttachEvent_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachEvent) Reset() {
+	*x = AttachEvent{}
+	mi := &file_guest_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachEvent) ProtoMessage() {}
+
+func (x *AttachEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachEvent.ProtoReflect.Descriptor instead.
+func (*AttachEvent) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AttachEvent) GetEvent() isAttachEvent_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *AttachEvent) GetAttached() *AttachEvent_Attached {
+	if x != nil {
+		if x, ok := x.Event.(*AttachEvent_Attached_); ok {
+			return x.Attached
+		}
+	}
+	return nil
+}
+
+func (x *AttachEvent) GetOutput() *AttachEvent_Output {
+	if x != nil {
+		if x, ok := x.Event.(*AttachEvent_Output_); ok {
+			return x.Output
+		}
+	}
+	return nil
+}
+
+func (x *AttachEvent) GetGap() *AttachEvent_Gap {
+	if x != nil {
+		if x, ok := x.Event.(*AttachEvent_Gap_); ok {
+			return x.Gap
+		}
+	}
+	return nil
+}
+
+func (x *AttachEvent) GetExited() *ProcessEvent_Exited {
+	if x != nil {
+		if x, ok := x.Event.(*AttachEvent_Exited); ok {
+			return x.Exited
+		}
+	}
+	return nil
+}
+
+func (x *AttachEvent) GetKeepalive() *ProcessEvent_Keepalive {
+	if x != nil {
+		if x, ok := x.Event.(*AttachEvent_Keepalive); ok {
+			return x.Keepalive
+		}
+	}
+	return nil
+}
+
+type isAttachEvent_Event interface {
+	isAttachEvent_Event()
+}
+
+type AttachEvent_Attached_ struct {
+	Attached *AttachEvent_Attached `protobuf:"bytes,1,opt,name=attached,proto3,oneof"`
+}
+
+type AttachEvent_Output_ struct {
+	Output *AttachEvent_Output `protobuf:"bytes,2,opt,name=output,proto3,oneof"`
+}
+
+type AttachEvent_Gap_ struct {
+	Gap *AttachEvent_Gap `protobuf:"bytes,3,opt,name=gap,proto3,oneof"`
+}
+
+type AttachEvent_Exited struct {
+	Exited *ProcessEvent_Exited `protobuf:"bytes,4,opt,name=exited,proto3,oneof"`
+}
+
+type AttachEvent_Keepalive struct {
+	Keepalive *ProcessEvent_Keepalive `protobuf:"bytes,5,opt,name=keepalive,proto3,oneof"`
+}
+
+func (*AttachEvent_Attached_) isAttachEvent_Event() {}
+
+func (*AttachEvent_Output_) isAttachEvent_Event() {}
+
+func (*AttachEvent_Gap_) isAttachEvent_Event() {}
+
+func (*AttachEvent_Exited) isAttachEvent_Event() {}
+
+func (*AttachEvent_Keepalive) isAttachEvent_Event() {}
 
 type ProcessEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -894,7 +1364,7 @@ type ProcessEvent struct {
 
 func (x *ProcessEvent) Reset() {
 	*x = ProcessEvent{}
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1376,7 @@ func (x *ProcessEvent) String() string {
 func (*ProcessEvent) ProtoMessage() {}
 
 func (x *ProcessEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1389,7 @@ func (x *ProcessEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent.ProtoReflect.Descriptor instead.
 func (*ProcessEvent) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProcessEvent) GetEvent() isProcessEvent_Event {
@@ -993,8 +1463,11 @@ func (*ProcessEvent_Exited_) isProcessEvent_Event() {}
 
 func (*ProcessEvent_Keepalive_) isProcessEvent_Event() {}
 
+// These three name a process by its id or, for one that was not spawned, by its
+// pid; the id counts if there is one.
 type SendInputRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,4,opt,name=id,proto3" json:"id,omitempty"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
 	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 	Close         bool                   `protobuf:"varint,3,opt,name=close,proto3" json:"close,omitempty"` // after data
@@ -1004,7 +1477,7 @@ type SendInputRequest struct {
 
 func (x *SendInputRequest) Reset() {
 	*x = SendInputRequest{}
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1489,7 @@ func (x *SendInputRequest) String() string {
 func (*SendInputRequest) ProtoMessage() {}
 
 func (x *SendInputRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1502,14 @@ func (x *SendInputRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendInputRequest.ProtoReflect.Descriptor instead.
 func (*SendInputRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SendInputRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
 }
 
 func (x *SendInputRequest) GetPid() uint32 {
@@ -1061,7 +1541,7 @@ type SendInputResponse struct {
 
 func (x *SendInputResponse) Reset() {
 	*x = SendInputResponse{}
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1553,7 @@ func (x *SendInputResponse) String() string {
 func (*SendInputResponse) ProtoMessage() {}
 
 func (x *SendInputResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,11 +1566,12 @@ func (x *SendInputResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendInputResponse.ProtoReflect.Descriptor instead.
 func (*SendInputResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_proto_rawDescGZIP(), []int{17}
 }
 
 type ResizeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
 	Pty           *Pty                   `protobuf:"bytes,2,opt,name=pty,proto3" json:"pty,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1099,7 +1580,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1592,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1605,14 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ResizeRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
 }
 
 func (x *ResizeRequest) GetPid() uint32 {
@@ -1149,7 +1637,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1649,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,11 +1662,12 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_proto_rawDescGZIP(), []int{19}
 }
 
 type SignalRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,4,opt,name=id,proto3" json:"id,omitempty"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
 	Signal        int32                  `protobuf:"zigzag32,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	Tree          bool                   `protobuf:"varint,3,opt,name=tree,proto3" json:"tree,omitempty"` // the process and everything it started
@@ -1188,7 +1677,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_guest_proto_msgTypes[15]
+	mi := &file_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1689,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[15]
+	mi := &file_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1702,14 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SignalRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
 }
 
 func (x *SignalRequest) GetPid() uint32 {
@@ -1245,7 +1741,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_guest_proto_msgTypes[16]
+	mi := &file_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1753,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[16]
+	mi := &file_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,18 +1766,20 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_proto_rawDescGZIP(), []int{21}
 }
 
 type ListProcessesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // empty: all there are, also those not spawned
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`    // only this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListProcessesRequest) Reset() {
 	*x = ListProcessesRequest{}
-	mi := &file_guest_proto_msgTypes[17]
+	mi := &file_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1791,7 @@ func (x *ListProcessesRequest) String() string {
 func (*ListProcessesRequest) ProtoMessage() {}
 
 func (x *ListProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[17]
+	mi := &file_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,19 +1804,33 @@ func (x *ListProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ListProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListProcessesRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ListProcessesRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
 }
 
 type ListProcessesResponse struct {
-	state         protoimpl.MessageState           `protogen:"open.v1"`
-	Processes     []*ListProcessesResponse_Process `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Processes     []*Process             `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1842,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,10 +1855,10 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_proto_rawDescGZIP(), []int{23}
 }
 
-func (x *ListProcessesResponse) GetProcesses() []*ListProcessesResponse_Process {
+func (x *ListProcessesResponse) GetProcesses() []*Process {
 	if x != nil {
 		return x.Processes
 	}
@@ -1371,7 +1883,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_guest_proto_msgTypes[19]
+	mi := &file_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1895,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[19]
+	mi := &file_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1908,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Entry) GetName() string {
@@ -1478,7 +1990,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_guest_proto_msgTypes[20]
+	mi := &file_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +2002,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[20]
+	mi := &file_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +2015,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatRequest) GetPath() string {
@@ -1522,7 +2034,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_guest_proto_msgTypes[21]
+	mi := &file_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +2046,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[21]
+	mi := &file_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +2059,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{21}
+	return file_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatResponse) GetEntry() *Entry {
@@ -1570,7 +2082,7 @@ type ListDirRequest struct {
 
 func (x *ListDirRequest) Reset() {
 	*x = ListDirRequest{}
-	mi := &file_guest_proto_msgTypes[22]
+	mi := &file_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +2094,7 @@ func (x *ListDirRequest) String() string {
 func (*ListDirRequest) ProtoMessage() {}
 
 func (x *ListDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[22]
+	mi := &file_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +2107,7 @@ func (x *ListDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDirRequest.ProtoReflect.Descriptor instead.
 func (*ListDirRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{22}
+	return file_guest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListDirRequest) GetPath() string {
@@ -1629,7 +2141,7 @@ type ListDirResponse struct {
 
 func (x *ListDirResponse) Reset() {
 	*x = ListDirResponse{}
-	mi := &file_guest_proto_msgTypes[23]
+	mi := &file_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +2153,7 @@ func (x *ListDirResponse) String() string {
 func (*ListDirResponse) ProtoMessage() {}
 
 func (x *ListDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[23]
+	mi := &file_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +2166,7 @@ func (x *ListDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDirResponse.ProtoReflect.Descriptor instead.
 func (*ListDirResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{23}
+	return file_guest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListDirResponse) GetEntries() []*Entry {
@@ -1682,7 +2194,7 @@ type MakeDirRequest struct {
 
 func (x *MakeDirRequest) Reset() {
 	*x = MakeDirRequest{}
-	mi := &file_guest_proto_msgTypes[24]
+	mi := &file_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +2206,7 @@ func (x *MakeDirRequest) String() string {
 func (*MakeDirRequest) ProtoMessage() {}
 
 func (x *MakeDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[24]
+	mi := &file_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +2219,7 @@ func (x *MakeDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeDirRequest.ProtoReflect.Descriptor instead.
 func (*MakeDirRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MakeDirRequest) GetPath() string {
@@ -1740,7 +2252,7 @@ type MakeDirResponse struct {
 
 func (x *MakeDirResponse) Reset() {
 	*x = MakeDirResponse{}
-	mi := &file_guest_proto_msgTypes[25]
+	mi := &file_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +2264,7 @@ func (x *MakeDirResponse) String() string {
 func (*MakeDirResponse) ProtoMessage() {}
 
 func (x *MakeDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[25]
+	mi := &file_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +2277,7 @@ func (x *MakeDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeDirResponse.ProtoReflect.Descriptor instead.
 func (*MakeDirResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{25}
+	return file_guest_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MakeDirResponse) GetEntry() *Entry {
@@ -1786,7 +2298,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_guest_proto_msgTypes[26]
+	mi := &file_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +2310,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[26]
+	mi := &file_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +2323,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{26}
+	return file_guest_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MoveRequest) GetFrom() string {
@@ -1844,7 +2356,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_guest_proto_msgTypes[27]
+	mi := &file_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2368,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[27]
+	mi := &file_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2381,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{27}
+	return file_guest_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MoveResponse) GetEntry() *Entry {
@@ -1889,7 +2401,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_guest_proto_msgTypes[28]
+	mi := &file_guest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2413,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[28]
+	mi := &file_guest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2426,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{28}
+	return file_guest_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RemoveRequest) GetPath() string {
@@ -1939,7 +2451,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_guest_proto_msgTypes[29]
+	mi := &file_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2463,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[29]
+	mi := &file_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2476,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{29}
+	return file_guest_proto_rawDescGZIP(), []int{34}
 }
 
 type WatchRequest struct {
@@ -1977,7 +2489,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_guest_proto_msgTypes[30]
+	mi := &file_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2501,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[30]
+	mi := &file_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +2514,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{30}
+	return file_guest_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchRequest) GetPath() string {
@@ -2032,7 +2544,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_guest_proto_msgTypes[31]
+	mi := &file_guest_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2556,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[31]
+	mi := &file_guest_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2569,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{31}
+	return file_guest_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchEvent) GetKind() WatchEvent_Kind {
@@ -2107,7 +2619,7 @@ type CopyRequest struct {
 
 func (x *CopyRequest) Reset() {
 	*x = CopyRequest{}
-	mi := &file_guest_proto_msgTypes[32]
+	mi := &file_guest_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2631,7 @@ func (x *CopyRequest) String() string {
 func (*CopyRequest) ProtoMessage() {}
 
 func (x *CopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[32]
+	mi := &file_guest_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2644,7 @@ func (x *CopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRequest.ProtoReflect.Descriptor instead.
 func (*CopyRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{32}
+	return file_guest_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CopyRequest) GetFrom() string {
@@ -2172,7 +2684,7 @@ type CopyResponse struct {
 
 func (x *CopyResponse) Reset() {
 	*x = CopyResponse{}
-	mi := &file_guest_proto_msgTypes[33]
+	mi := &file_guest_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2696,7 @@ func (x *CopyResponse) String() string {
 func (*CopyResponse) ProtoMessage() {}
 
 func (x *CopyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[33]
+	mi := &file_guest_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2709,7 @@ func (x *CopyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyResponse.ProtoReflect.Descriptor instead.
 func (*CopyResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{33}
+	return file_guest_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CopyResponse) GetEntry() *Entry {
@@ -2220,7 +2732,7 @@ type ChangeRequest struct {
 
 func (x *ChangeRequest) Reset() {
 	*x = ChangeRequest{}
-	mi := &file_guest_proto_msgTypes[34]
+	mi := &file_guest_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2744,7 @@ func (x *ChangeRequest) String() string {
 func (*ChangeRequest) ProtoMessage() {}
 
 func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[34]
+	mi := &file_guest_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2757,7 @@ func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{34}
+	return file_guest_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ChangeRequest) GetPath() string {
@@ -2292,7 +2804,7 @@ type ChangeResponse struct {
 
 func (x *ChangeResponse) Reset() {
 	*x = ChangeResponse{}
-	mi := &file_guest_proto_msgTypes[35]
+	mi := &file_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2816,7 @@ func (x *ChangeResponse) String() string {
 func (*ChangeResponse) ProtoMessage() {}
 
 func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[35]
+	mi := &file_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2829,7 @@ func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
 func (*ChangeResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{35}
+	return file_guest_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ChangeResponse) GetEntry() *Entry {
@@ -2340,7 +2852,7 @@ type GlobRequest struct {
 
 func (x *GlobRequest) Reset() {
 	*x = GlobRequest{}
-	mi := &file_guest_proto_msgTypes[36]
+	mi := &file_guest_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2864,7 @@ func (x *GlobRequest) String() string {
 func (*GlobRequest) ProtoMessage() {}
 
 func (x *GlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[36]
+	mi := &file_guest_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2877,7 @@ func (x *GlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobRequest.ProtoReflect.Descriptor instead.
 func (*GlobRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{36}
+	return file_guest_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GlobRequest) GetPath() string {
@@ -2414,7 +2926,7 @@ type GlobResponse struct {
 
 func (x *GlobResponse) Reset() {
 	*x = GlobResponse{}
-	mi := &file_guest_proto_msgTypes[37]
+	mi := &file_guest_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2938,7 @@ func (x *GlobResponse) String() string {
 func (*GlobResponse) ProtoMessage() {}
 
 func (x *GlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[37]
+	mi := &file_guest_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2951,7 @@ func (x *GlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobResponse.ProtoReflect.Descriptor instead.
 func (*GlobResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{37}
+	return file_guest_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GlobResponse) GetEntries() []*Entry {
@@ -2476,7 +2988,7 @@ type Scope struct {
 
 func (x *Scope) Reset() {
 	*x = Scope{}
-	mi := &file_guest_proto_msgTypes[38]
+	mi := &file_guest_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +3000,7 @@ func (x *Scope) String() string {
 func (*Scope) ProtoMessage() {}
 
 func (x *Scope) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[38]
+	mi := &file_guest_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +3013,7 @@ func (x *Scope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scope.ProtoReflect.Descriptor instead.
 func (*Scope) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{38}
+	return file_guest_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Scope) GetPath() string {
@@ -2544,7 +3056,7 @@ type SearchRequest struct {
 
 func (x *SearchRequest) Reset() {
 	*x = SearchRequest{}
-	mi := &file_guest_proto_msgTypes[39]
+	mi := &file_guest_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +3068,7 @@ func (x *SearchRequest) String() string {
 func (*SearchRequest) ProtoMessage() {}
 
 func (x *SearchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[39]
+	mi := &file_guest_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +3081,7 @@ func (x *SearchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
 func (*SearchRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{39}
+	return file_guest_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SearchRequest) GetScope() *Scope {
@@ -2612,7 +3124,7 @@ type SearchResponse struct {
 
 func (x *SearchResponse) Reset() {
 	*x = SearchResponse{}
-	mi := &file_guest_proto_msgTypes[40]
+	mi := &file_guest_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +3136,7 @@ func (x *SearchResponse) String() string {
 func (*SearchResponse) ProtoMessage() {}
 
 func (x *SearchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[40]
+	mi := &file_guest_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +3149,7 @@ func (x *SearchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
 func (*SearchResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{40}
+	return file_guest_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SearchResponse) GetMatches() []*SearchResponse_Match {
@@ -2681,7 +3193,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_guest_proto_msgTypes[41]
+	mi := &file_guest_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +3205,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[41]
+	mi := &file_guest_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +3218,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{41}
+	return file_guest_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReplaceRequest) GetScope() *Scope {
@@ -2755,7 +3267,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_guest_proto_msgTypes[42]
+	mi := &file_guest_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +3279,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[42]
+	mi := &file_guest_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +3292,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{42}
+	return file_guest_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReplaceResponse) GetFiles() []*ReplaceResponse_File {
@@ -2804,6 +3316,179 @@ func (x *ReplaceResponse) GetTimedOut() bool {
 	return false
 }
 
+type AttachEvent_Attached struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Process       *Process               `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
+	Offset        uint64                 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"` // where the replay begins
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachEvent_Attached) Reset() {
+	*x = AttachEvent_Attached{}
+	mi := &file_guest_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachEvent_Attached) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachEvent_Attached) ProtoMessage() {}
+
+func (x *AttachEvent_Attached) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachEvent_Attached.ProtoReflect.Descriptor instead.
+func (*AttachEvent_Attached) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{14, 0}
+}
+
+func (x *AttachEvent_Attached) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *AttachEvent_Attached) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type AttachEvent_Output struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        ProcessEvent_Stream    `protobuf:"varint,1,opt,name=stream,proto3,enum=silica.guest.v1.ProcessEvent_Stream" json:"stream,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Offset        uint64                 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"` // of its first byte
+	UnixNano      int64                  `protobuf:"varint,4,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachEvent_Output) Reset() {
+	*x = AttachEvent_Output{}
+	mi := &file_guest_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachEvent_Output) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachEvent_Output) ProtoMessage() {}
+
+func (x *AttachEvent_Output) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachEvent_Output.ProtoReflect.Descriptor instead.
+func (*AttachEvent_Output) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{14, 1}
+}
+
+func (x *AttachEvent_Output) GetStream() ProcessEvent_Stream {
+	if x != nil {
+		return x.Stream
+	}
+	return ProcessEvent_STREAM_UNSPECIFIED
+}
+
+func (x *AttachEvent_Output) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *AttachEvent_Output) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *AttachEvent_Output) GetUnixNano() int64 {
+	if x != nil {
+		return x.UnixNano
+	}
+	return 0
+}
+
+// Output in between was lost: the ring is smaller, or the disk was full.
+type AttachEvent_Gap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            uint64                 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachEvent_Gap) Reset() {
+	*x = AttachEvent_Gap{}
+	mi := &file_guest_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachEvent_Gap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachEvent_Gap) ProtoMessage() {}
+
+func (x *AttachEvent_Gap) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachEvent_Gap.ProtoReflect.Descriptor instead.
+func (*AttachEvent_Gap) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{14, 2}
+}
+
+func (x *AttachEvent_Gap) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *AttachEvent_Gap) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
 type ProcessEvent_Started struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
@@ -2813,7 +3498,7 @@ type ProcessEvent_Started struct {
 
 func (x *ProcessEvent_Started) Reset() {
 	*x = ProcessEvent_Started{}
-	mi := &file_guest_proto_msgTypes[45]
+	mi := &file_guest_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2825,7 +3510,7 @@ func (x *ProcessEvent_Started) String() string {
 func (*ProcessEvent_Started) ProtoMessage() {}
 
 func (x *ProcessEvent_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[45]
+	mi := &file_guest_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2838,7 +3523,7 @@ func (x *ProcessEvent_Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent_Started.ProtoReflect.Descriptor instead.
 func (*ProcessEvent_Started) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10, 0}
+	return file_guest_proto_rawDescGZIP(), []int{15, 0}
 }
 
 func (x *ProcessEvent_Started) GetPid() uint32 {
@@ -2858,7 +3543,7 @@ type ProcessEvent_Output struct {
 
 func (x *ProcessEvent_Output) Reset() {
 	*x = ProcessEvent_Output{}
-	mi := &file_guest_proto_msgTypes[46]
+	mi := &file_guest_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +3555,7 @@ func (x *ProcessEvent_Output) String() string {
 func (*ProcessEvent_Output) ProtoMessage() {}
 
 func (x *ProcessEvent_Output) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[46]
+	mi := &file_guest_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +3568,7 @@ func (x *ProcessEvent_Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent_Output.ProtoReflect.Descriptor instead.
 func (*ProcessEvent_Output) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10, 1}
+	return file_guest_proto_rawDescGZIP(), []int{15, 1}
 }
 
 func (x *ProcessEvent_Output) GetStream() ProcessEvent_Stream {
@@ -2912,7 +3597,7 @@ type ProcessEvent_Exited struct {
 
 func (x *ProcessEvent_Exited) Reset() {
 	*x = ProcessEvent_Exited{}
-	mi := &file_guest_proto_msgTypes[47]
+	mi := &file_guest_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3609,7 @@ func (x *ProcessEvent_Exited) String() string {
 func (*ProcessEvent_Exited) ProtoMessage() {}
 
 func (x *ProcessEvent_Exited) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[47]
+	mi := &file_guest_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3622,7 @@ func (x *ProcessEvent_Exited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent_Exited.ProtoReflect.Descriptor instead.
 func (*ProcessEvent_Exited) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10, 2}
+	return file_guest_proto_rawDescGZIP(), []int{15, 2}
 }
 
 func (x *ProcessEvent_Exited) GetExitCode() int32 {
@@ -2976,7 +3661,7 @@ type ProcessEvent_Keepalive struct {
 
 func (x *ProcessEvent_Keepalive) Reset() {
 	*x = ProcessEvent_Keepalive{}
-	mi := &file_guest_proto_msgTypes[48]
+	mi := &file_guest_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3673,7 @@ func (x *ProcessEvent_Keepalive) String() string {
 func (*ProcessEvent_Keepalive) ProtoMessage() {}
 
 func (x *ProcessEvent_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[48]
+	mi := &file_guest_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,91 +3686,7 @@ func (x *ProcessEvent_Keepalive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent_Keepalive.ProtoReflect.Descriptor instead.
 func (*ProcessEvent_Keepalive) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10, 3}
-}
-
-type ListProcessesResponse_Process struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Pid             uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
-	Args            []string               `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
-	Cwd             string                 `protobuf:"bytes,3,opt,name=cwd,proto3" json:"cwd,omitempty"`
-	StartedUnixNano int64                  `protobuf:"varint,4,opt,name=started_unix_nano,json=startedUnixNano,proto3" json:"started_unix_nano,omitempty"`
-	Running         bool                   `protobuf:"varint,5,opt,name=running,proto3" json:"running,omitempty"`
-	ExitCode        int32                  `protobuf:"zigzag32,6,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
-}
-
-func (x *ListProcessesResponse_Process) Reset() {
-	*x = ListProcessesResponse_Process{}
-	mi := &file_guest_proto_msgTypes[49]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListProcessesResponse_Process) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListProcessesResponse_Process) ProtoMessage() {}
-
-func (x *ListProcessesResponse_Process) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[49]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListProcessesResponse_Process.ProtoReflect.Descriptor instead.
-func (*ListProcessesResponse_Process) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{18, 0}
-}
-
-func (x *ListProcessesResponse_Process) GetPid() uint32 {
-	if x != nil {
-		return x.Pid
-	}
-	return 0
-}
-
-func (x *ListProcessesResponse_Process) GetArgs() []string {
-	if x != nil {
-		return x.Args
-	}
-	return nil
-}
-
-func (x *ListProcessesResponse_Process) GetCwd() string {
-	if x != nil {
-		return x.Cwd
-	}
-	return ""
-}
-
-func (x *ListProcessesResponse_Process) GetStartedUnixNano() int64 {
-	if x != nil {
-		return x.StartedUnixNano
-	}
-	return 0
-}
-
-func (x *ListProcessesResponse_Process) GetRunning() bool {
-	if x != nil {
-		return x.Running
-	}
-	return false
-}
-
-func (x *ListProcessesResponse_Process) GetExitCode() int32 {
-	if x != nil {
-		return x.ExitCode
-	}
-	return 0
+	return file_guest_proto_rawDescGZIP(), []int{15, 3}
 }
 
 type SearchResponse_Match struct {
@@ -3105,7 +3706,7 @@ type SearchResponse_Match struct {
 
 func (x *SearchResponse_Match) Reset() {
 	*x = SearchResponse_Match{}
-	mi := &file_guest_proto_msgTypes[50]
+	mi := &file_guest_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3718,7 @@ func (x *SearchResponse_Match) String() string {
 func (*SearchResponse_Match) ProtoMessage() {}
 
 func (x *SearchResponse_Match) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[50]
+	mi := &file_guest_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3731,7 @@ func (x *SearchResponse_Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResponse_Match.ProtoReflect.Descriptor instead.
 func (*SearchResponse_Match) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{40, 0}
+	return file_guest_proto_rawDescGZIP(), []int{45, 0}
 }
 
 func (x *SearchResponse_Match) GetPath() string {
@@ -3207,7 +3808,7 @@ type ReplaceResponse_File struct {
 
 func (x *ReplaceResponse_File) Reset() {
 	*x = ReplaceResponse_File{}
-	mi := &file_guest_proto_msgTypes[51]
+	mi := &file_guest_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3820,7 @@ func (x *ReplaceResponse_File) String() string {
 func (*ReplaceResponse_File) ProtoMessage() {}
 
 func (x *ReplaceResponse_File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[51]
+	mi := &file_guest_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3833,7 @@ func (x *ReplaceResponse_File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse_File.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse_File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{42, 0}
+	return file_guest_proto_rawDescGZIP(), []int{47, 0}
 }
 
 func (x *ReplaceResponse_File) GetPath() string {
@@ -3306,7 +3907,7 @@ const file_guest_proto_rawDesc = "" +
 	"\x06memory\x18\x03 \x01(\x03R\x06memory\"-\n" +
 	"\x03Pty\x12\x12\n" +
 	"\x04cols\x18\x01 \x01(\rR\x04cols\x12\x12\n" +
-	"\x04rows\x18\x02 \x01(\rR\x04rows\"\x9b\x02\n" +
+	"\x04rows\x18\x02 \x01(\rR\x04rows\"\x89\x02\n" +
 	"\fStartRequest\x12\x12\n" +
 	"\x04args\x18\x01 \x03(\tR\x04args\x12\x10\n" +
 	"\x03cwd\x18\x02 \x01(\tR\x03cwd\x128\n" +
@@ -3314,11 +3915,58 @@ const file_guest_proto_rawDesc = "" +
 	"\x03pty\x18\x04 \x01(\v2\x14.silica.guest.v1.PtyR\x03pty\x12\x14\n" +
 	"\x05stdin\x18\x05 \x01(\bR\x05stdin\x12\x1d\n" +
 	"\n" +
-	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMs\x12\x16\n" +
-	"\x06detach\x18\a \x01(\bR\x06detach\x1a6\n" +
+	"timeout_ms\x18\x06 \x01(\x03R\ttimeoutMs\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf1\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\a\x10\b\"\x85\x01\n" +
+	"\fSpawnRequest\x123\n" +
+	"\x05start\x18\x01 \x01(\v2\x1d.silica.guest.v1.StartRequestR\x05start\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x18\n" +
+	"\acommand\x18\x04 \x01(\tR\acommand\"C\n" +
+	"\rSpawnResponse\x122\n" +
+	"\aprocess\x18\x01 \x01(\v2\x18.silica.guest.v1.ProcessR\aprocess\"\xff\x02\n" +
+	"\aProcess\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\rR\x03pid\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x18\n" +
+	"\acommand\x18\x05 \x01(\tR\acommand\x12\x12\n" +
+	"\x04args\x18\x06 \x03(\tR\x04args\x12\x10\n" +
+	"\x03cwd\x18\a \x01(\tR\x03cwd\x12*\n" +
+	"\x11started_unix_nano\x18\b \x01(\x03R\x0fstartedUnixNano\x12\x18\n" +
+	"\arunning\x18\t \x01(\bR\arunning\x12&\n" +
+	"\x0fended_unix_nano\x18\n" +
+	" \x01(\x03R\rendedUnixNano\x128\n" +
+	"\x04exit\x18\v \x01(\v2$.silica.guest.v1.ProcessEvent.ExitedR\x04exit\x12\x14\n" +
+	"\x05first\x18\f \x01(\x04R\x05first\x12\x10\n" +
+	"\x03end\x18\r \x01(\x04R\x03end\x12\x1a\n" +
+	"\bterminal\x18\x0e \x01(\bR\bterminal\"~\n" +
+	"\rAttachRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x1d\n" +
+	"\n" +
+	"tail_lines\x18\x03 \x01(\rR\ttailLines\x12\x12\n" +
+	"\x04live\x18\x04 \x01(\bR\x04live\x12\x12\n" +
+	"\x04once\x18\x05 \x01(\bR\x04once\"\xee\x04\n" +
+	"\vAttachEvent\x12C\n" +
+	"\battached\x18\x01 \x01(\v2%.silica.guest.v1.AttachEvent.AttachedH\x00R\battached\x12=\n" +
+	"\x06output\x18\x02 \x01(\v2#.silica.guest.v1.AttachEvent.OutputH\x00R\x06output\x124\n" +
+	"\x03gap\x18\x03 \x01(\v2 .silica.guest.v1.AttachEvent.GapH\x00R\x03gap\x12>\n" +
+	"\x06exited\x18\x04 \x01(\v2$.silica.guest.v1.ProcessEvent.ExitedH\x00R\x06exited\x12G\n" +
+	"\tkeepalive\x18\x05 \x01(\v2'.silica.guest.v1.ProcessEvent.KeepaliveH\x00R\tkeepalive\x1aV\n" +
+	"\bAttached\x122\n" +
+	"\aprocess\x18\x01 \x01(\v2\x18.silica.guest.v1.ProcessR\aprocess\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\x1a\x8f\x01\n" +
+	"\x06Output\x12<\n" +
+	"\x06stream\x18\x01 \x01(\x0e2$.silica.guest.v1.ProcessEvent.StreamR\x06stream\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x04R\x06offset\x12\x1b\n" +
+	"\tunix_nano\x18\x04 \x01(\x03R\bunixNano\x1a)\n" +
+	"\x03Gap\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x04R\x02toB\a\n" +
+	"\x05event\"\xfd\x04\n" +
 	"\fProcessEvent\x12A\n" +
 	"\astarted\x18\x01 \x01(\v2%.silica.guest.v1.ProcessEvent.StartedH\x00R\astarted\x12>\n" +
 	"\x06output\x18\x02 \x01(\v2$.silica.guest.v1.ProcessEvent.OutputH\x00R\x06output\x12>\n" +
@@ -3334,39 +3982,39 @@ const file_guest_proto_rawDesc = "" +
 	"\x06signal\x18\x02 \x01(\tR\x06signal\x12\x1b\n" +
 	"\ttimed_out\x18\x03 \x01(\bR\btimedOut\x12\"\n" +
 	"\rout_of_memory\x18\x04 \x01(\bR\voutOfMemory\x1a\v\n" +
-	"\tKeepalive\"F\n" +
+	"\tKeepalive\"R\n" +
 	"\x06Stream\x12\x16\n" +
 	"\x12STREAM_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
 	"\x06STDERR\x10\x02\x12\f\n" +
-	"\bTERMINAL\x10\x03B\a\n" +
-	"\x05event\"N\n" +
-	"\x10SendInputRequest\x12\x10\n" +
+	"\bTERMINAL\x10\x03\x12\n" +
+	"\n" +
+	"\x06SYSTEM\x10\x04B\a\n" +
+	"\x05event\"^\n" +
+	"\x10SendInputRequest\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\x04R\x02id\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x14\n" +
 	"\x05close\x18\x03 \x01(\bR\x05close\"\x13\n" +
-	"\x11SendInputResponse\"I\n" +
-	"\rResizeRequest\x12\x10\n" +
+	"\x11SendInputResponse\"Y\n" +
+	"\rResizeRequest\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\x04R\x02id\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12&\n" +
 	"\x03pty\x18\x02 \x01(\v2\x14.silica.guest.v1.PtyR\x03pty\"\x10\n" +
-	"\x0eResizeResponse\"M\n" +
-	"\rSignalRequest\x12\x10\n" +
+	"\x0eResizeResponse\"]\n" +
+	"\rSignalRequest\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\x04R\x02id\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x11R\x06signal\x12\x12\n" +
 	"\x04tree\x18\x03 \x01(\bR\x04tree\"\x10\n" +
-	"\x0eSignalResponse\"\x16\n" +
-	"\x14ListProcessesRequest\"\x8c\x02\n" +
-	"\x15ListProcessesResponse\x12L\n" +
-	"\tprocesses\x18\x01 \x03(\v2..silica.guest.v1.ListProcessesResponse.ProcessR\tprocesses\x1a\xa4\x01\n" +
-	"\aProcess\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x12\n" +
-	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
-	"\x03cwd\x18\x03 \x01(\tR\x03cwd\x12*\n" +
-	"\x11started_unix_nano\x18\x04 \x01(\x03R\x0fstartedUnixNano\x12\x18\n" +
-	"\arunning\x18\x05 \x01(\bR\arunning\x12\x1b\n" +
-	"\texit_code\x18\x06 \x01(\x11R\bexitCode\"\xe7\x02\n" +
+	"\x0eSignalResponse\":\n" +
+	"\x14ListProcessesRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\"O\n" +
+	"\x15ListProcessesResponse\x126\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x18.silica.guest.v1.ProcessR\tprocesses\"\xe7\x02\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12/\n" +
@@ -3499,13 +4147,15 @@ const file_guest_proto_rawDesc = "" +
 	"\x04File\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\"\n" +
 	"\freplacements\x18\x02 \x01(\rR\freplacements\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error2\xe8\v\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\xfa\f\n" +
 	"\x05Agent\x12C\n" +
 	"\x04Init\x12\x1c.silica.guest.v1.InitRequest\x1a\x1d.silica.guest.v1.InitResponse\x12L\n" +
 	"\aMetrics\x12\x1f.silica.guest.v1.MetricsRequest\x1a .silica.guest.v1.MetricsResponse\x12E\n" +
 	"\aNotices\x12\x1f.silica.guest.v1.NoticesRequest\x1a\x17.silica.guest.v1.Notice0\x01\x12L\n" +
 	"\aRelieve\x12\x1f.silica.guest.v1.RelieveRequest\x1a .silica.guest.v1.RelieveResponse\x12G\n" +
-	"\x05Start\x12\x1d.silica.guest.v1.StartRequest\x1a\x1d.silica.guest.v1.ProcessEvent0\x01\x12R\n" +
+	"\x05Start\x12\x1d.silica.guest.v1.StartRequest\x1a\x1d.silica.guest.v1.ProcessEvent0\x01\x12F\n" +
+	"\x05Spawn\x12\x1d.silica.guest.v1.SpawnRequest\x1a\x1e.silica.guest.v1.SpawnResponse\x12H\n" +
+	"\x06Attach\x12\x1e.silica.guest.v1.AttachRequest\x1a\x1c.silica.guest.v1.AttachEvent0\x01\x12R\n" +
 	"\tSendInput\x12!.silica.guest.v1.SendInputRequest\x1a\".silica.guest.v1.SendInputResponse\x12I\n" +
 	"\x06Resize\x12\x1e.silica.guest.v1.ResizeRequest\x1a\x1f.silica.guest.v1.ResizeResponse\x12I\n" +
 	"\x06Signal\x12\x1e.silica.guest.v1.SignalRequest\x1a\x1f.silica.guest.v1.SignalResponse\x12^\n" +
@@ -3535,136 +4185,157 @@ func file_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_guest_proto_goTypes = []any{
-	(Notice_Kind)(0),                      // 0: silica.guest.v1.Notice.Kind
-	(ProcessEvent_Stream)(0),              // 1: silica.guest.v1.ProcessEvent.Stream
-	(Entry_Type)(0),                       // 2: silica.guest.v1.Entry.Type
-	(WatchEvent_Kind)(0),                  // 3: silica.guest.v1.WatchEvent.Kind
-	(*InitRequest)(nil),                   // 4: silica.guest.v1.InitRequest
-	(*InitResponse)(nil),                  // 5: silica.guest.v1.InitResponse
-	(*MetricsRequest)(nil),                // 6: silica.guest.v1.MetricsRequest
-	(*MetricsResponse)(nil),               // 7: silica.guest.v1.MetricsResponse
-	(*NoticesRequest)(nil),                // 8: silica.guest.v1.NoticesRequest
-	(*Notice)(nil),                        // 9: silica.guest.v1.Notice
-	(*RelieveRequest)(nil),                // 10: silica.guest.v1.RelieveRequest
-	(*RelieveResponse)(nil),               // 11: silica.guest.v1.RelieveResponse
-	(*Pty)(nil),                           // 12: silica.guest.v1.Pty
-	(*StartRequest)(nil),                  // 13: silica.guest.v1.StartRequest
-	(*ProcessEvent)(nil),                  // 14: silica.guest.v1.ProcessEvent
-	(*SendInputRequest)(nil),              // 15: silica.guest.v1.SendInputRequest
-	(*SendInputResponse)(nil),             // 16: silica.guest.v1.SendInputResponse
-	(*ResizeRequest)(nil),                 // 17: silica.guest.v1.ResizeRequest
-	(*ResizeResponse)(nil),                // 18: silica.guest.v1.ResizeResponse
-	(*SignalRequest)(nil),                 // 19: silica.guest.v1.SignalRequest
-	(*SignalResponse)(nil),                // 20: silica.guest.v1.SignalResponse
-	(*ListProcessesRequest)(nil),          // 21: silica.guest.v1.ListProcessesRequest
-	(*ListProcessesResponse)(nil),         // 22: silica.guest.v1.ListProcessesResponse
-	(*Entry)(nil),                         // 23: silica.guest.v1.Entry
-	(*StatRequest)(nil),                   // 24: silica.guest.v1.StatRequest
-	(*StatResponse)(nil),                  // 25: silica.guest.v1.StatResponse
-	(*ListDirRequest)(nil),                // 26: silica.guest.v1.ListDirRequest
-	(*ListDirResponse)(nil),               // 27: silica.guest.v1.ListDirResponse
-	(*MakeDirRequest)(nil),                // 28: silica.guest.v1.MakeDirRequest
-	(*MakeDirResponse)(nil),               // 29: silica.guest.v1.MakeDirResponse
-	(*MoveRequest)(nil),                   // 30: silica.guest.v1.MoveRequest
-	(*MoveResponse)(nil),                  // 31: silica.guest.v1.MoveResponse
-	(*RemoveRequest)(nil),                 // 32: silica.guest.v1.RemoveRequest
-	(*RemoveResponse)(nil),                // 33: silica.guest.v1.RemoveResponse
-	(*WatchRequest)(nil),                  // 34: silica.guest.v1.WatchRequest
-	(*WatchEvent)(nil),                    // 35: silica.guest.v1.WatchEvent
-	(*CopyRequest)(nil),                   // 36: silica.guest.v1.CopyRequest
-	(*CopyResponse)(nil),                  // 37: silica.guest.v1.CopyResponse
-	(*ChangeRequest)(nil),                 // 38: silica.guest.v1.ChangeRequest
-	(*ChangeResponse)(nil),                // 39: silica.guest.v1.ChangeResponse
-	(*GlobRequest)(nil),                   // 40: silica.guest.v1.GlobRequest
-	(*GlobResponse)(nil),                  // 41: silica.guest.v1.GlobResponse
-	(*Scope)(nil),                         // 42: silica.guest.v1.Scope
-	(*SearchRequest)(nil),                 // 43: silica.guest.v1.SearchRequest
-	(*SearchResponse)(nil),                // 44: silica.guest.v1.SearchResponse
-	(*ReplaceRequest)(nil),                // 45: silica.guest.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),               // 46: silica.guest.v1.ReplaceResponse
-	nil,                                   // 47: silica.guest.v1.InitRequest.EnvEntry
-	nil,                                   // 48: silica.guest.v1.StartRequest.EnvEntry
-	(*ProcessEvent_Started)(nil),          // 49: silica.guest.v1.ProcessEvent.Started
-	(*ProcessEvent_Output)(nil),           // 50: silica.guest.v1.ProcessEvent.Output
-	(*ProcessEvent_Exited)(nil),           // 51: silica.guest.v1.ProcessEvent.Exited
-	(*ProcessEvent_Keepalive)(nil),        // 52: silica.guest.v1.ProcessEvent.Keepalive
-	(*ListProcessesResponse_Process)(nil), // 53: silica.guest.v1.ListProcessesResponse.Process
-	(*SearchResponse_Match)(nil),          // 54: silica.guest.v1.SearchResponse.Match
-	(*ReplaceResponse_File)(nil),          // 55: silica.guest.v1.ReplaceResponse.File
+	(Notice_Kind)(0),               // 0: silica.guest.v1.Notice.Kind
+	(ProcessEvent_Stream)(0),       // 1: silica.guest.v1.ProcessEvent.Stream
+	(Entry_Type)(0),                // 2: silica.guest.v1.Entry.Type
+	(WatchEvent_Kind)(0),           // 3: silica.guest.v1.WatchEvent.Kind
+	(*InitRequest)(nil),            // 4: silica.guest.v1.InitRequest
+	(*InitResponse)(nil),           // 5: silica.guest.v1.InitResponse
+	(*MetricsRequest)(nil),         // 6: silica.guest.v1.MetricsRequest
+	(*MetricsResponse)(nil),        // 7: silica.guest.v1.MetricsResponse
+	(*NoticesRequest)(nil),         // 8: silica.guest.v1.NoticesRequest
+	(*Notice)(nil),                 // 9: silica.guest.v1.Notice
+	(*RelieveRequest)(nil),         // 10: silica.guest.v1.RelieveRequest
+	(*RelieveResponse)(nil),        // 11: silica.guest.v1.RelieveResponse
+	(*Pty)(nil),                    // 12: silica.guest.v1.Pty
+	(*StartRequest)(nil),           // 13: silica.guest.v1.StartRequest
+	(*SpawnRequest)(nil),           // 14: silica.guest.v1.SpawnRequest
+	(*SpawnResponse)(nil),          // 15: silica.guest.v1.SpawnResponse
+	(*Process)(nil),                // 16: silica.guest.v1.Process
+	(*AttachRequest)(nil),          // 17: silica.guest.v1.AttachRequest
+	(*AttachEvent)(nil),            // 18: silica.guest.v1.AttachEvent
+	(*ProcessEvent)(nil),           // 19: silica.guest.v1.ProcessEvent
+	(*SendInputRequest)(nil),       // 20: silica.guest.v1.SendInputRequest
+	(*SendInputResponse)(nil),      // 21: silica.guest.v1.SendInputResponse
+	(*ResizeRequest)(nil),          // 22: silica.guest.v1.ResizeRequest
+	(*ResizeResponse)(nil),         // 23: silica.guest.v1.ResizeResponse
+	(*SignalRequest)(nil),          // 24: silica.guest.v1.SignalRequest
+	(*SignalResponse)(nil),         // 25: silica.guest.v1.SignalResponse
+	(*ListProcessesRequest)(nil),   // 26: silica.guest.v1.ListProcessesRequest
+	(*ListProcessesResponse)(nil),  // 27: silica.guest.v1.ListProcessesResponse
+	(*Entry)(nil),                  // 28: silica.guest.v1.Entry
+	(*StatRequest)(nil),            // 29: silica.guest.v1.StatRequest
+	(*StatResponse)(nil),           // 30: silica.guest.v1.StatResponse
+	(*ListDirRequest)(nil),         // 31: silica.guest.v1.ListDirRequest
+	(*ListDirResponse)(nil),        // 32: silica.guest.v1.ListDirResponse
+	(*MakeDirRequest)(nil),         // 33: silica.guest.v1.MakeDirRequest
+	(*MakeDirResponse)(nil),        // 34: silica.guest.v1.MakeDirResponse
+	(*MoveRequest)(nil),            // 35: silica.guest.v1.MoveRequest
+	(*MoveResponse)(nil),           // 36: silica.guest.v1.MoveResponse
+	(*RemoveRequest)(nil),          // 37: silica.guest.v1.RemoveRequest
+	(*RemoveResponse)(nil),         // 38: silica.guest.v1.RemoveResponse
+	(*WatchRequest)(nil),           // 39: silica.guest.v1.WatchRequest
+	(*WatchEvent)(nil),             // 40: silica.guest.v1.WatchEvent
+	(*CopyRequest)(nil),            // 41: silica.guest.v1.CopyRequest
+	(*CopyResponse)(nil),           // 42: silica.guest.v1.CopyResponse
+	(*ChangeRequest)(nil),          // 43: silica.guest.v1.ChangeRequest
+	(*ChangeResponse)(nil),         // 44: silica.guest.v1.ChangeResponse
+	(*GlobRequest)(nil),            // 45: silica.guest.v1.GlobRequest
+	(*GlobResponse)(nil),           // 46: silica.guest.v1.GlobResponse
+	(*Scope)(nil),                  // 47: silica.guest.v1.Scope
+	(*SearchRequest)(nil),          // 48: silica.guest.v1.SearchRequest
+	(*SearchResponse)(nil),         // 49: silica.guest.v1.SearchResponse
+	(*ReplaceRequest)(nil),         // 50: silica.guest.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),        // 51: silica.guest.v1.ReplaceResponse
+	nil,                            // 52: silica.guest.v1.InitRequest.EnvEntry
+	nil,                            // 53: silica.guest.v1.StartRequest.EnvEntry
+	(*AttachEvent_Attached)(nil),   // 54: silica.guest.v1.AttachEvent.Attached
+	(*AttachEvent_Output)(nil),     // 55: silica.guest.v1.AttachEvent.Output
+	(*AttachEvent_Gap)(nil),        // 56: silica.guest.v1.AttachEvent.Gap
+	(*ProcessEvent_Started)(nil),   // 57: silica.guest.v1.ProcessEvent.Started
+	(*ProcessEvent_Output)(nil),    // 58: silica.guest.v1.ProcessEvent.Output
+	(*ProcessEvent_Exited)(nil),    // 59: silica.guest.v1.ProcessEvent.Exited
+	(*ProcessEvent_Keepalive)(nil), // 60: silica.guest.v1.ProcessEvent.Keepalive
+	(*SearchResponse_Match)(nil),   // 61: silica.guest.v1.SearchResponse.Match
+	(*ReplaceResponse_File)(nil),   // 62: silica.guest.v1.ReplaceResponse.File
 }
 var file_guest_proto_depIdxs = []int32{
-	47, // 0: silica.guest.v1.InitRequest.env:type_name -> silica.guest.v1.InitRequest.EnvEntry
+	52, // 0: silica.guest.v1.InitRequest.env:type_name -> silica.guest.v1.InitRequest.EnvEntry
 	0,  // 1: silica.guest.v1.Notice.kind:type_name -> silica.guest.v1.Notice.Kind
-	48, // 2: silica.guest.v1.StartRequest.env:type_name -> silica.guest.v1.StartRequest.EnvEntry
+	53, // 2: silica.guest.v1.StartRequest.env:type_name -> silica.guest.v1.StartRequest.EnvEntry
 	12, // 3: silica.guest.v1.StartRequest.pty:type_name -> silica.guest.v1.Pty
-	49, // 4: silica.guest.v1.ProcessEvent.started:type_name -> silica.guest.v1.ProcessEvent.Started
-	50, // 5: silica.guest.v1.ProcessEvent.output:type_name -> silica.guest.v1.ProcessEvent.Output
-	51, // 6: silica.guest.v1.ProcessEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
-	52, // 7: silica.guest.v1.ProcessEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
-	12, // 8: silica.guest.v1.ResizeRequest.pty:type_name -> silica.guest.v1.Pty
-	53, // 9: silica.guest.v1.ListProcessesResponse.processes:type_name -> silica.guest.v1.ListProcessesResponse.Process
-	2,  // 10: silica.guest.v1.Entry.type:type_name -> silica.guest.v1.Entry.Type
-	23, // 11: silica.guest.v1.StatResponse.entry:type_name -> silica.guest.v1.Entry
-	23, // 12: silica.guest.v1.ListDirResponse.entries:type_name -> silica.guest.v1.Entry
-	23, // 13: silica.guest.v1.MakeDirResponse.entry:type_name -> silica.guest.v1.Entry
-	23, // 14: silica.guest.v1.MoveResponse.entry:type_name -> silica.guest.v1.Entry
-	3,  // 15: silica.guest.v1.WatchEvent.kind:type_name -> silica.guest.v1.WatchEvent.Kind
-	23, // 16: silica.guest.v1.CopyResponse.entry:type_name -> silica.guest.v1.Entry
-	23, // 17: silica.guest.v1.ChangeResponse.entry:type_name -> silica.guest.v1.Entry
-	2,  // 18: silica.guest.v1.GlobRequest.type:type_name -> silica.guest.v1.Entry.Type
-	23, // 19: silica.guest.v1.GlobResponse.entries:type_name -> silica.guest.v1.Entry
-	42, // 20: silica.guest.v1.SearchRequest.scope:type_name -> silica.guest.v1.Scope
-	54, // 21: silica.guest.v1.SearchResponse.matches:type_name -> silica.guest.v1.SearchResponse.Match
-	42, // 22: silica.guest.v1.ReplaceRequest.scope:type_name -> silica.guest.v1.Scope
-	55, // 23: silica.guest.v1.ReplaceResponse.files:type_name -> silica.guest.v1.ReplaceResponse.File
-	1,  // 24: silica.guest.v1.ProcessEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
-	4,  // 25: silica.guest.v1.Agent.Init:input_type -> silica.guest.v1.InitRequest
-	6,  // 26: silica.guest.v1.Agent.Metrics:input_type -> silica.guest.v1.MetricsRequest
-	8,  // 27: silica.guest.v1.Agent.Notices:input_type -> silica.guest.v1.NoticesRequest
-	10, // 28: silica.guest.v1.Agent.Relieve:input_type -> silica.guest.v1.RelieveRequest
-	13, // 29: silica.guest.v1.Agent.Start:input_type -> silica.guest.v1.StartRequest
-	15, // 30: silica.guest.v1.Agent.SendInput:input_type -> silica.guest.v1.SendInputRequest
-	17, // 31: silica.guest.v1.Agent.Resize:input_type -> silica.guest.v1.ResizeRequest
-	19, // 32: silica.guest.v1.Agent.Signal:input_type -> silica.guest.v1.SignalRequest
-	21, // 33: silica.guest.v1.Agent.ListProcesses:input_type -> silica.guest.v1.ListProcessesRequest
-	24, // 34: silica.guest.v1.Agent.Stat:input_type -> silica.guest.v1.StatRequest
-	26, // 35: silica.guest.v1.Agent.ListDir:input_type -> silica.guest.v1.ListDirRequest
-	28, // 36: silica.guest.v1.Agent.MakeDir:input_type -> silica.guest.v1.MakeDirRequest
-	30, // 37: silica.guest.v1.Agent.Move:input_type -> silica.guest.v1.MoveRequest
-	32, // 38: silica.guest.v1.Agent.Remove:input_type -> silica.guest.v1.RemoveRequest
-	34, // 39: silica.guest.v1.Agent.Watch:input_type -> silica.guest.v1.WatchRequest
-	36, // 40: silica.guest.v1.Agent.Copy:input_type -> silica.guest.v1.CopyRequest
-	38, // 41: silica.guest.v1.Agent.Change:input_type -> silica.guest.v1.ChangeRequest
-	40, // 42: silica.guest.v1.Agent.Glob:input_type -> silica.guest.v1.GlobRequest
-	43, // 43: silica.guest.v1.Agent.Search:input_type -> silica.guest.v1.SearchRequest
-	45, // 44: silica.guest.v1.Agent.Replace:input_type -> silica.guest.v1.ReplaceRequest
-	5,  // 45: silica.guest.v1.Agent.Init:output_type -> silica.guest.v1.InitResponse
-	7,  // 46: silica.guest.v1.Agent.Metrics:output_type -> silica.guest.v1.MetricsResponse
-	9,  // 47: silica.guest.v1.Agent.Notices:output_type -> silica.guest.v1.Notice
-	11, // 48: silica.guest.v1.Agent.Relieve:output_type -> silica.guest.v1.RelieveResponse
-	14, // 49: silica.guest.v1.Agent.Start:output_type -> silica.guest.v1.ProcessEvent
-	16, // 50: silica.guest.v1.Agent.SendInput:output_type -> silica.guest.v1.SendInputResponse
-	18, // 51: silica.guest.v1.Agent.Resize:output_type -> silica.guest.v1.ResizeResponse
-	20, // 52: silica.guest.v1.Agent.Signal:output_type -> silica.guest.v1.SignalResponse
-	22, // 53: silica.guest.v1.Agent.ListProcesses:output_type -> silica.guest.v1.ListProcessesResponse
-	25, // 54: silica.guest.v1.Agent.Stat:output_type -> silica.guest.v1.StatResponse
-	27, // 55: silica.guest.v1.Agent.ListDir:output_type -> silica.guest.v1.ListDirResponse
-	29, // 56: silica.guest.v1.Agent.MakeDir:output_type -> silica.guest.v1.MakeDirResponse
-	31, // 57: silica.guest.v1.Agent.Move:output_type -> silica.guest.v1.MoveResponse
-	33, // 58: silica.guest.v1.Agent.Remove:output_type -> silica.guest.v1.RemoveResponse
-	35, // 59: silica.guest.v1.Agent.Watch:output_type -> silica.guest.v1.WatchEvent
-	37, // 60: silica.guest.v1.Agent.Copy:output_type -> silica.guest.v1.CopyResponse
-	39, // 61: silica.guest.v1.Agent.Change:output_type -> silica.guest.v1.ChangeResponse
-	41, // 62: silica.guest.v1.Agent.Glob:output_type -> silica.guest.v1.GlobResponse
-	44, // 63: silica.guest.v1.Agent.Search:output_type -> silica.guest.v1.SearchResponse
-	46, // 64: silica.guest.v1.Agent.Replace:output_type -> silica.guest.v1.ReplaceResponse
-	45, // [45:65] is the sub-list for method output_type
-	25, // [25:45] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	13, // 4: silica.guest.v1.SpawnRequest.start:type_name -> silica.guest.v1.StartRequest
+	16, // 5: silica.guest.v1.SpawnResponse.process:type_name -> silica.guest.v1.Process
+	59, // 6: silica.guest.v1.Process.exit:type_name -> silica.guest.v1.ProcessEvent.Exited
+	54, // 7: silica.guest.v1.AttachEvent.attached:type_name -> silica.guest.v1.AttachEvent.Attached
+	55, // 8: silica.guest.v1.AttachEvent.output:type_name -> silica.guest.v1.AttachEvent.Output
+	56, // 9: silica.guest.v1.AttachEvent.gap:type_name -> silica.guest.v1.AttachEvent.Gap
+	59, // 10: silica.guest.v1.AttachEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
+	60, // 11: silica.guest.v1.AttachEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
+	57, // 12: silica.guest.v1.ProcessEvent.started:type_name -> silica.guest.v1.ProcessEvent.Started
+	58, // 13: silica.guest.v1.ProcessEvent.output:type_name -> silica.guest.v1.ProcessEvent.Output
+	59, // 14: silica.guest.v1.ProcessEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
+	60, // 15: silica.guest.v1.ProcessEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
+	12, // 16: silica.guest.v1.ResizeRequest.pty:type_name -> silica.guest.v1.Pty
+	16, // 17: silica.guest.v1.ListProcessesResponse.processes:type_name -> silica.guest.v1.Process
+	2,  // 18: silica.guest.v1.Entry.type:type_name -> silica.guest.v1.Entry.Type
+	28, // 19: silica.guest.v1.StatResponse.entry:type_name -> silica.guest.v1.Entry
+	28, // 20: silica.guest.v1.ListDirResponse.entries:type_name -> silica.guest.v1.Entry
+	28, // 21: silica.guest.v1.MakeDirResponse.entry:type_name -> silica.guest.v1.Entry
+	28, // 22: silica.guest.v1.MoveResponse.entry:type_name -> silica.guest.v1.Entry
+	3,  // 23: silica.guest.v1.WatchEvent.kind:type_name -> silica.guest.v1.WatchEvent.Kind
+	28, // 24: silica.guest.v1.CopyResponse.entry:type_name -> silica.guest.v1.Entry
+	28, // 25: silica.guest.v1.ChangeResponse.entry:type_name -> silica.guest.v1.Entry
+	2,  // 26: silica.guest.v1.GlobRequest.type:type_name -> silica.guest.v1.Entry.Type
+	28, // 27: silica.guest.v1.GlobResponse.entries:type_name -> silica.guest.v1.Entry
+	47, // 28: silica.guest.v1.SearchRequest.scope:type_name -> silica.guest.v1.Scope
+	61, // 29: silica.guest.v1.SearchResponse.matches:type_name -> silica.guest.v1.SearchResponse.Match
+	47, // 30: silica.guest.v1.ReplaceRequest.scope:type_name -> silica.guest.v1.Scope
+	62, // 31: silica.guest.v1.ReplaceResponse.files:type_name -> silica.guest.v1.ReplaceResponse.File
+	16, // 32: silica.guest.v1.AttachEvent.Attached.process:type_name -> silica.guest.v1.Process
+	1,  // 33: silica.guest.v1.AttachEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
+	1,  // 34: silica.guest.v1.ProcessEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
+	4,  // 35: silica.guest.v1.Agent.Init:input_type -> silica.guest.v1.InitRequest
+	6,  // 36: silica.guest.v1.Agent.Metrics:input_type -> silica.guest.v1.MetricsRequest
+	8,  // 37: silica.guest.v1.Agent.Notices:input_type -> silica.guest.v1.NoticesRequest
+	10, // 38: silica.guest.v1.Agent.Relieve:input_type -> silica.guest.v1.RelieveRequest
+	13, // 39: silica.guest.v1.Agent.Start:input_type -> silica.guest.v1.StartRequest
+	14, // 40: silica.guest.v1.Agent.Spawn:input_type -> silica.guest.v1.SpawnRequest
+	17, // 41: silica.guest.v1.Agent.Attach:input_type -> silica.guest.v1.AttachRequest
+	20, // 42: silica.guest.v1.Agent.SendInput:input_type -> silica.guest.v1.SendInputRequest
+	22, // 43: silica.guest.v1.Agent.Resize:input_type -> silica.guest.v1.ResizeRequest
+	24, // 44: silica.guest.v1.Agent.Signal:input_type -> silica.guest.v1.SignalRequest
+	26, // 45: silica.guest.v1.Agent.ListProcesses:input_type -> silica.guest.v1.ListProcessesRequest
+	29, // 46: silica.guest.v1.Agent.Stat:input_type -> silica.guest.v1.StatRequest
+	31, // 47: silica.guest.v1.Agent.ListDir:input_type -> silica.guest.v1.ListDirRequest
+	33, // 48: silica.guest.v1.Agent.MakeDir:input_type -> silica.guest.v1.MakeDirRequest
+	35, // 49: silica.guest.v1.Agent.Move:input_type -> silica.guest.v1.MoveRequest
+	37, // 50: silica.guest.v1.Agent.Remove:input_type -> silica.guest.v1.RemoveRequest
+	39, // 51: silica.guest.v1.Agent.Watch:input_type -> silica.guest.v1.WatchRequest
+	41, // 52: silica.guest.v1.Agent.Copy:input_type -> silica.guest.v1.CopyRequest
+	43, // 53: silica.guest.v1.Agent.Change:input_type -> silica.guest.v1.ChangeRequest
+	45, // 54: silica.guest.v1.Agent.Glob:input_type -> silica.guest.v1.GlobRequest
+	48, // 55: silica.guest.v1.Agent.Search:input_type -> silica.guest.v1.SearchRequest
+	50, // 56: silica.guest.v1.Agent.Replace:input_type -> silica.guest.v1.ReplaceRequest
+	5,  // 57: silica.guest.v1.Agent.Init:output_type -> silica.guest.v1.InitResponse
+	7,  // 58: silica.guest.v1.Agent.Metrics:output_type -> silica.guest.v1.MetricsResponse
+	9,  // 59: silica.guest.v1.Agent.Notices:output_type -> silica.guest.v1.Notice
+	11, // 60: silica.guest.v1.Agent.Relieve:output_type -> silica.guest.v1.RelieveResponse
+	19, // 61: silica.guest.v1.Agent.Start:output_type -> silica.guest.v1.ProcessEvent
+	15, // 62: silica.guest.v1.Agent.Spawn:output_type -> silica.guest.v1.SpawnResponse
+	18, // 63: silica.guest.v1.Agent.Attach:output_type -> silica.guest.v1.AttachEvent
+	21, // 64: silica.guest.v1.Agent.SendInput:output_type -> silica.guest.v1.SendInputResponse
+	23, // 65: silica.guest.v1.Agent.Resize:output_type -> silica.guest.v1.ResizeResponse
+	25, // 66: silica.guest.v1.Agent.Signal:output_type -> silica.guest.v1.SignalResponse
+	27, // 67: silica.guest.v1.Agent.ListProcesses:output_type -> silica.guest.v1.ListProcessesResponse
+	30, // 68: silica.guest.v1.Agent.Stat:output_type -> silica.guest.v1.StatResponse
+	32, // 69: silica.guest.v1.Agent.ListDir:output_type -> silica.guest.v1.ListDirResponse
+	34, // 70: silica.guest.v1.Agent.MakeDir:output_type -> silica.guest.v1.MakeDirResponse
+	36, // 71: silica.guest.v1.Agent.Move:output_type -> silica.guest.v1.MoveResponse
+	38, // 72: silica.guest.v1.Agent.Remove:output_type -> silica.guest.v1.RemoveResponse
+	40, // 73: silica.guest.v1.Agent.Watch:output_type -> silica.guest.v1.WatchEvent
+	42, // 74: silica.guest.v1.Agent.Copy:output_type -> silica.guest.v1.CopyResponse
+	44, // 75: silica.guest.v1.Agent.Change:output_type -> silica.guest.v1.ChangeResponse
+	46, // 76: silica.guest.v1.Agent.Glob:output_type -> silica.guest.v1.GlobResponse
+	49, // 77: silica.guest.v1.Agent.Search:output_type -> silica.guest.v1.SearchResponse
+	51, // 78: silica.guest.v1.Agent.Replace:output_type -> silica.guest.v1.ReplaceResponse
+	57, // [57:79] is the sub-list for method output_type
+	35, // [35:57] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -3672,20 +4343,27 @@ func file_guest_proto_init() {
 	if File_guest_proto != nil {
 		return
 	}
-	file_guest_proto_msgTypes[10].OneofWrappers = []any{
+	file_guest_proto_msgTypes[14].OneofWrappers = []any{
+		(*AttachEvent_Attached_)(nil),
+		(*AttachEvent_Output_)(nil),
+		(*AttachEvent_Gap_)(nil),
+		(*AttachEvent_Exited)(nil),
+		(*AttachEvent_Keepalive)(nil),
+	}
+	file_guest_proto_msgTypes[15].OneofWrappers = []any{
 		(*ProcessEvent_Started_)(nil),
 		(*ProcessEvent_Output_)(nil),
 		(*ProcessEvent_Exited_)(nil),
 		(*ProcessEvent_Keepalive_)(nil),
 	}
-	file_guest_proto_msgTypes[34].OneofWrappers = []any{}
+	file_guest_proto_msgTypes[39].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   52,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -65,12 +65,7 @@ func (a *Agent) Start(ctx context.Context, r *connect.Request[guestpb.StartReque
 	if len(req.Args) == 0 {
 		return guest.WireError(sandbox.E(sandbox.Invalid, sandbox.CodeValidation, "args is empty"))
 	}
-	// A detached process outlives its stream, not the sandbox.
-	base := ctx
-	if req.Detach {
-		base = context.WithoutCancel(ctx)
-	}
-	pctx, cancel := context.WithCancelCause(base)
+	pctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if req.TimeoutMs > 0 {
 		t := time.AfterFunc(time.Duration(req.TimeoutMs)*time.Millisecond, func() { cancel(errOutOfTime) })
@@ -110,7 +105,7 @@ func (a *Agent) Start(ctx context.Context, r *connect.Request[guestpb.StartReque
 			defer p.mu.Unlock()
 			for chunk := range slices.Chunk(b, 32<<10) {
 				ev := &guestpb.ProcessEvent{Event: &guestpb.ProcessEvent_Output_{Output: &guestpb.ProcessEvent_Output{Stream: stream, Data: chunk}}}
-				if err := s.Send(ev); err != nil && !req.Detach {
+				if err := s.Send(ev); err != nil {
 					cancel(err)
 					return 0, err
 				}
@@ -203,9 +198,11 @@ func (a *Agent) ListProcesses(context.Context, *connect.Request[guestpb.ListProc
 	for _, pid := range slices.Sorted(maps.Keys(a.procs)) {
 		p := a.procs[pid]
 		p.mu.Lock()
-		res.Processes = append(res.Processes, &guestpb.ListProcessesResponse_Process{
-			Pid: pid, Args: p.args, Cwd: p.cwd, StartedUnixNano: p.started.UnixNano(), Running: !p.over, ExitCode: p.exit,
-		})
+		w := &guestpb.Process{Pid: pid, Args: p.args, Cwd: p.cwd, StartedUnixNano: p.started.UnixNano(), Running: !p.over}
+		if p.over {
+			w.Exit = &guestpb.ProcessEvent_Exited{ExitCode: p.exit}
+		}
+		res.Processes = append(res.Processes, w)
 		p.mu.Unlock()
 	}
 	return connect.NewResponse(res), nil

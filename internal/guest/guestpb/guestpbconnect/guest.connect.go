@@ -46,6 +46,10 @@ const (
 	AgentRelieveProcedure = "/silica.guest.v1.Agent/Relieve"
 	// AgentStartProcedure is the fully-qualified name of the Agent's Start RPC.
 	AgentStartProcedure = "/silica.guest.v1.Agent/Start"
+	// AgentSpawnProcedure is the fully-qualified name of the Agent's Spawn RPC.
+	AgentSpawnProcedure = "/silica.guest.v1.Agent/Spawn"
+	// AgentAttachProcedure is the fully-qualified name of the Agent's Attach RPC.
+	AgentAttachProcedure = "/silica.guest.v1.Agent/Attach"
 	// AgentSendInputProcedure is the fully-qualified name of the Agent's SendInput RPC.
 	AgentSendInputProcedure = "/silica.guest.v1.Agent/SendInput"
 	// AgentResizeProcedure is the fully-qualified name of the Agent's Resize RPC.
@@ -89,9 +93,16 @@ type AgentClient interface {
 	Notices(context.Context, *connect.Request[guestpb.NoticesRequest]) (*connect.ServerStreamForClient[guestpb.Notice], error)
 	// Relieve ends the process that holds the most memory, and its children.
 	Relieve(context.Context, *connect.Request[guestpb.RelieveRequest]) (*connect.Response[guestpb.RelieveResponse], error)
-	// Start runs one process. The first event is Started, the last Exited.
-	// Unless detached, the whole process tree ends with the stream.
+	// Start runs one process. The first event is Started, the last Exited. The
+	// whole process tree ends with the stream.
 	Start(context.Context, *connect.Request[guestpb.StartRequest]) (*connect.ServerStreamForClient[guestpb.ProcessEvent], error)
+	// Spawn starts a process that outlives its caller, and whose output is kept
+	// for Attach. A command that can't be run is an error here.
+	Spawn(context.Context, *connect.Request[guestpb.SpawnRequest]) (*connect.Response[guestpb.SpawnResponse], error)
+	// Attach tells what a spawned process wrote, from an offset on, and follows
+	// it until its exit. The first event is Attached, the last Exited. A reader
+	// too slow for what is kept gets a Gap; it never holds the process up.
+	Attach(context.Context, *connect.Request[guestpb.AttachRequest]) (*connect.ServerStreamForClient[guestpb.AttachEvent], error)
 	SendInput(context.Context, *connect.Request[guestpb.SendInputRequest]) (*connect.Response[guestpb.SendInputResponse], error)
 	Resize(context.Context, *connect.Request[guestpb.ResizeRequest]) (*connect.Response[guestpb.ResizeResponse], error)
 	Signal(context.Context, *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error)
@@ -151,6 +162,18 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			httpClient,
 			baseURL+AgentStartProcedure,
 			connect.WithSchema(agentMethods.ByName("Start")),
+			connect.WithClientOptions(opts...),
+		),
+		spawn: connect.NewClient[guestpb.SpawnRequest, guestpb.SpawnResponse](
+			httpClient,
+			baseURL+AgentSpawnProcedure,
+			connect.WithSchema(agentMethods.ByName("Spawn")),
+			connect.WithClientOptions(opts...),
+		),
+		attach: connect.NewClient[guestpb.AttachRequest, guestpb.AttachEvent](
+			httpClient,
+			baseURL+AgentAttachProcedure,
+			connect.WithSchema(agentMethods.ByName("Attach")),
 			connect.WithClientOptions(opts...),
 		),
 		sendInput: connect.NewClient[guestpb.SendInputRequest, guestpb.SendInputResponse](
@@ -253,6 +276,8 @@ type agentClient struct {
 	notices       *connect.Client[guestpb.NoticesRequest, guestpb.Notice]
 	relieve       *connect.Client[guestpb.RelieveRequest, guestpb.RelieveResponse]
 	start         *connect.Client[guestpb.StartRequest, guestpb.ProcessEvent]
+	spawn         *connect.Client[guestpb.SpawnRequest, guestpb.SpawnResponse]
+	attach        *connect.Client[guestpb.AttachRequest, guestpb.AttachEvent]
 	sendInput     *connect.Client[guestpb.SendInputRequest, guestpb.SendInputResponse]
 	resize        *connect.Client[guestpb.ResizeRequest, guestpb.ResizeResponse]
 	signal        *connect.Client[guestpb.SignalRequest, guestpb.SignalResponse]
@@ -293,6 +318,16 @@ func (c *agentClient) Relieve(ctx context.Context, req *connect.Request[guestpb.
 // Start calls silica.guest.v1.Agent.Start.
 func (c *agentClient) Start(ctx context.Context, req *connect.Request[guestpb.StartRequest]) (*connect.ServerStreamForClient[guestpb.ProcessEvent], error) {
 	return c.start.CallServerStream(ctx, req)
+}
+
+// Spawn calls silica.guest.v1.Agent.Spawn.
+func (c *agentClient) Spawn(ctx context.Context, req *connect.Request[guestpb.SpawnRequest]) (*connect.Response[guestpb.SpawnResponse], error) {
+	return c.spawn.CallUnary(ctx, req)
+}
+
+// Attach calls silica.guest.v1.Agent.Attach.
+func (c *agentClient) Attach(ctx context.Context, req *connect.Request[guestpb.AttachRequest]) (*connect.ServerStreamForClient[guestpb.AttachEvent], error) {
+	return c.attach.CallServerStream(ctx, req)
 }
 
 // SendInput calls silica.guest.v1.Agent.SendInput.
@@ -381,9 +416,16 @@ type AgentHandler interface {
 	Notices(context.Context, *connect.Request[guestpb.NoticesRequest], *connect.ServerStream[guestpb.Notice]) error
 	// Relieve ends the process that holds the most memory, and its children.
 	Relieve(context.Context, *connect.Request[guestpb.RelieveRequest]) (*connect.Response[guestpb.RelieveResponse], error)
-	// Start runs one process. The first event is Started, the last Exited.
-	// Unless detached, the whole process tree ends with the stream.
+	// Start runs one process. The first event is Started, the last Exited. The
+	// whole process tree ends with the stream.
 	Start(context.Context, *connect.Request[guestpb.StartRequest], *connect.ServerStream[guestpb.ProcessEvent]) error
+	// Spawn starts a process that outlives its caller, and whose output is kept
+	// for Attach. A command that can't be run is an error here.
+	Spawn(context.Context, *connect.Request[guestpb.SpawnRequest]) (*connect.Response[guestpb.SpawnResponse], error)
+	// Attach tells what a spawned process wrote, from an offset on, and follows
+	// it until its exit. The first event is Attached, the last Exited. A reader
+	// too slow for what is kept gets a Gap; it never holds the process up.
+	Attach(context.Context, *connect.Request[guestpb.AttachRequest], *connect.ServerStream[guestpb.AttachEvent]) error
 	SendInput(context.Context, *connect.Request[guestpb.SendInputRequest]) (*connect.Response[guestpb.SendInputResponse], error)
 	Resize(context.Context, *connect.Request[guestpb.ResizeRequest]) (*connect.Response[guestpb.ResizeResponse], error)
 	Signal(context.Context, *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error)
@@ -439,6 +481,18 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		AgentStartProcedure,
 		svc.Start,
 		connect.WithSchema(agentMethods.ByName("Start")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentSpawnHandler := connect.NewUnaryHandler(
+		AgentSpawnProcedure,
+		svc.Spawn,
+		connect.WithSchema(agentMethods.ByName("Spawn")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentAttachHandler := connect.NewServerStreamHandler(
+		AgentAttachProcedure,
+		svc.Attach,
+		connect.WithSchema(agentMethods.ByName("Attach")),
 		connect.WithHandlerOptions(opts...),
 	)
 	agentSendInputHandler := connect.NewUnaryHandler(
@@ -543,6 +597,10 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentRelieveHandler.ServeHTTP(w, r)
 		case AgentStartProcedure:
 			agentStartHandler.ServeHTTP(w, r)
+		case AgentSpawnProcedure:
+			agentSpawnHandler.ServeHTTP(w, r)
+		case AgentAttachProcedure:
+			agentAttachHandler.ServeHTTP(w, r)
 		case AgentSendInputProcedure:
 			agentSendInputHandler.ServeHTTP(w, r)
 		case AgentResizeProcedure:
@@ -600,6 +658,14 @@ func (UnimplementedAgentHandler) Relieve(context.Context, *connect.Request[guest
 
 func (UnimplementedAgentHandler) Start(context.Context, *connect.Request[guestpb.StartRequest], *connect.ServerStream[guestpb.ProcessEvent]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Start is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Spawn(context.Context, *connect.Request[guestpb.SpawnRequest]) (*connect.Response[guestpb.SpawnResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Spawn is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Attach(context.Context, *connect.Request[guestpb.AttachRequest], *connect.ServerStream[guestpb.AttachEvent]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Attach is not implemented"))
 }
 
 func (UnimplementedAgentHandler) SendInput(context.Context, *connect.Request[guestpb.SendInputRequest]) (*connect.Response[guestpb.SendInputResponse], error) {
