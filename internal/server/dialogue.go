@@ -137,7 +137,7 @@ func (p program) Resize(ctx context.Context, cols, rows int) error {
 	if !p.terminal {
 		return nil // clients send their size whether or not there is a terminal
 	}
-	return p.guest.Resize(ctx, p.pid, uint32(cols), uint32(rows))
+	return p.guest.Resize(ctx, &guestpb.ResizeRequest{Pid: p.pid, Pty: &guestpb.Pty{Cols: uint32(cols), Rows: uint32(rows)}})
 }
 
 func checkSize(cols, rows int64) error {
