@@ -75,6 +75,7 @@ func (e ExecEvent) Bytes() []byte {
 // Types of sandbox events.
 const (
 	EventStateChanged = "state_changed"
+	EventUpdated      = "updated"
 	EventExecOutput   = "exec_output"
 	EventError        = "error"
 	EventClosing      = "closing" // the server goes away: connect again

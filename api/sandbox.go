@@ -84,6 +84,7 @@ type Sandbox struct {
 	IdleTimeoutSec      int64             `json:"idle_timeout_sec"`
 	TimeoutRemainingMS  *int64            `json:"timeout_remaining_ms"`
 	TotalRuntimeSec     *int64            `json:"total_runtime_sec"` // set once destroyed
+	Memory              *bool             `json:"memory"`            // while paused: whether its memory is kept, and not only its files
 	Metadata            map[string]any    `json:"metadata"`
 	// Tags is an array of strings; the server leaves it out when there are
 	// none, and shapes it otherwise for one client that reads an object.

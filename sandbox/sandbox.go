@@ -58,18 +58,30 @@ type Sandbox struct {
 	Boot      time.Duration // from the request to the agent's answer
 	Timeout   time.Duration // hard limit of running time
 	Idle      time.Duration // 0: no idle limit
-	Persist   bool          // pause instead of destroy when time is up (once pause exists)
-	AlwaysOn  bool          // no hard limit
+	Persist   bool          // pause instead of destroy when time is up
+	AlwaysOn  bool          // neither limit acts
 	AutoStart bool
 	Tags      []string
 	Metadata  map[string]any
-	// Freed says that the host holds nothing of it any more. A destroyed
-	// sandbox with Freed unset is cleaned up again after a restart.
+	// Base is the root file system that it started from. What it has written
+	// fits no other.
+	Base Ref
+	// Files is its writable layer as it was when it last stopped; empty: it
+	// never did. They are kept until the next stop or its end.
+	Files Ref
+	// Ran is how long it ran before StartedAt, in earlier stretches.
+	Ran time.Duration
+
+	// Freed says that the host holds nothing of it any more, but for Files. A
+	// sandbox that has ended with Freed unset is cleaned up again after a
+	// restart.
 	Freed bool
 
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
-	StartedAt   time.Time
+	StartedAt   time.Time // of the present or last stretch of running
+	StoppedAt   time.Time // its end; zero while it goes on
+	ExtendedAt  time.Time // when Timeout began to count anew; zero: at StartedAt
 	ReadyAt     time.Time
 	DestroyedAt time.Time
 }
@@ -79,18 +91,36 @@ func (s Sandbox) Deadline() time.Time {
 	if s.AlwaysOn || s.Timeout <= 0 || s.StartedAt.IsZero() {
 		return time.Time{}
 	}
-	return s.StartedAt.Add(s.Timeout)
+	return s.LimitSince().Add(s.Timeout)
 }
 
-// Runtime is how long the sandbox ran, up to its end or to now.
-func (s Sandbox) Runtime(now time.Time) time.Duration {
-	if s.StartedAt.IsZero() {
+// LimitSince is when Timeout began to count.
+func (s Sandbox) LimitSince() time.Time {
+	if !s.ExtendedAt.IsZero() {
+		return s.ExtendedAt
+	}
+	return s.StartedAt
+}
+
+// IdleLimit is how long it may go unused; 0 for ever.
+func (s Sandbox) IdleLimit() time.Duration {
+	if s.AlwaysOn {
 		return 0
 	}
-	if !s.DestroyedAt.IsZero() {
-		now = s.DestroyedAt
+	return s.Idle
+}
+
+// Runtime is how long the sandbox ran in all, up to its end or to now.
+func (s Sandbox) Runtime(now time.Time) time.Duration {
+	if s.StartedAt.IsZero() {
+		return s.Ran
 	}
-	return now.Sub(s.StartedAt)
+	for _, end := range []time.Time{s.DestroyedAt, s.StoppedAt} { // the earlier one, if both
+		if !end.IsZero() {
+			now = end
+		}
+	}
+	return s.Ran + max(now.Sub(s.StartedAt), 0)
 }
 
 // Filter selects sandboxes of one tenant. Empty fields do not restrict.

@@ -7,7 +7,7 @@ type State string
 const (
 	Provisioning State = "provisioning" // being started; not yet usable
 	Running      State = "running"      // the agent answers
-	Paused       State = "paused"       // memory and files on disk, nothing runs
+	Paused       State = "paused"       // files on disk, nothing runs
 	Destroyed    State = "destroyed"    // final; host resources are freed or being freed
 	Failed       State = "error"        // final but for Destroyed; Reason says why
 
@@ -16,10 +16,10 @@ const (
 
 // moves lists every legal change of state. A state that is absent is final.
 var moves = map[State][]State{
-	Provisioning: {Running, Warm, Destroyed, Failed},
+	Provisioning: {Running, Warm, Paused, Destroyed, Failed}, // Paused: it was, and could not be started
 	Warm:         {Running, Destroyed, Failed},
 	Running:      {Paused, Destroyed, Failed},
-	Paused:       {Running, Destroyed, Failed},
+	Paused:       {Provisioning, Running, Destroyed, Failed},
 	Failed:       {Destroyed}, // a failed sandbox may still own host resources
 }
 

@@ -12,6 +12,7 @@ import (
 // Types of events, as the wire spells them.
 const (
 	StateChanged = "state_changed"
+	Updated      = "updated"     // fields of it were changed
 	ExecOutput   = "exec_output" // live only: not stored, has no Seq
 	Error        = "error"
 )
@@ -24,7 +25,7 @@ type Event struct {
 	Type    string
 	// Data holds the fields of the wire's object but for type and timestamp.
 	// StateChanged: state, previous_state. ExecOutput: exec_id, stream, data.
-	// Error: code, message.
+	// Updated: fields, and the limits in seconds. Error: code, message.
 	Data map[string]any
 	At   time.Time
 }

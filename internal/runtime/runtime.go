@@ -42,6 +42,9 @@ type StartRequest struct {
 	Resources sandbox.Resources
 	Image     sandbox.Ref // always set: a snapshot refers to its image's files
 	Snapshot  sandbox.Ref // empty: boot from the image
+	// Files is the writable layer to boot with, kept by [FileKeeper] of a
+	// sandbox with this Image and disk. Not together with Snapshot.
+	Files sandbox.Ref
 }
 
 // Exit says how a sandbox ended without being asked to.
@@ -81,6 +84,20 @@ type Snapshotter interface {
 	// driver's version, and what of the size can't be changed by a restore.
 	// A snapshot serves exactly the requests with the same key.
 	SnapshotKey(res sandbox.Resources) string
+}
+
+// FileKeeper is a Driver that can keep the files of a sandbox without its
+// memory, for a later start of the same sandbox.
+type FileKeeper interface {
+	// KeepFiles stores the writable layer of a running sandbox as it is at one
+	// moment, and returns once the blob, which no other sandbox shares, is
+	// durable. From that moment on nothing in the sandbox runs: Destroy or Thaw
+	// follow. After an error it runs on as if nothing had been asked; of a
+	// full disk that is [sandbox.CodeHostFull]. It may be repeated.
+	KeepFiles(ctx context.Context, id sandbox.ID) (sandbox.Ref, error)
+	// Thaw lets a sandbox run on that KeepFiles left standing. A success for
+	// one that runs, [sandbox.NotFound] for an unknown ID.
+	Thaw(ctx context.Context, id sandbox.ID) error
 }
 
 // Usage is what a sandbox has used since it started.

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"silica.dev/silica/api"
@@ -33,10 +32,7 @@ func (s *Server) parseCreate(r *http.Request) (sandbox.CreateRequest, error) {
 	timeout, _ := f.integer(0, maxSeconds, "timeout_sec")
 	idle, _ := f.integer(0, maxSeconds, "idle_timeout_sec")
 	req.Timeout, req.Idle = time.Duration(timeout)*time.Second, time.Duration(idle)*time.Second
-	req.Name = f.label(maxLabel, "name")
-	if strings.ContainsAny(req.Name, "/") {
-		f.reject("name", "must not contain a slash: it can stand in a path instead of the id")
-	}
+	req.Name = f.name("name")
 	req.Env = f.env("env")
 	req.Metadata = f.object("metadata", maxMetadata)
 	req.Tags = f.tags("tags")
@@ -50,7 +46,7 @@ func (s *Server) parseCreate(r *http.Request) (sandbox.CreateRequest, error) {
 	req.AlwaysOn, _ = f.boolean("always_on")
 	persist, given := f.boolean("persistent")
 	if !given { // one public client can only say it this way
-		persist, _ = req.Metadata["miosa_persistent"].(bool)
+		persist, _ = req.Metadata[persistKey].(bool)
 	}
 	req.Persist = persist
 

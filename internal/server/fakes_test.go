@@ -80,7 +80,7 @@ func (w *world) Create(_ context.Context, c sandbox.Caller, req sandbox.CreateRe
 		ID: sandbox.NewID(), Tenant: c.Tenant, Owner: c.User, Name: req.Name, Slug: sandbox.NewSlug(), External: req.External,
 		Workspace: "550e8400-e29b-41d4-a716-446655440000", Project: "660e8400-e29b-41d4-a716-446655440001",
 		Spec:  sandbox.Spec{Template: "miosa-sandbox", Image: "miosa-sandbox", Resources: res, Env: req.Env},
-		State: sandbox.Provisioning, Timeout: timeout, Tags: req.Tags, Metadata: req.Metadata, CreatedAt: now, UpdatedAt: now,
+		State: sandbox.Provisioning, Timeout: timeout, Tags: req.Tags, Metadata: req.Metadata, Persist: req.Persist, AlwaysOn: req.AlwaysOn, Idle: req.Idle, CreatedAt: now, UpdatedAt: now,
 	}
 	w.boxes[sb.ID] = sb
 	w.byKey[req.Idempotency.Key] = sb.ID
@@ -189,6 +189,61 @@ func (w *world) Guest(ctx context.Context, c sandbox.Caller, id string) (context
 		return nil, nil, sb, sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is "+string(sb.State))
 	}
 	return ctx, w.agent.client, sb, nil
+}
+
+func (w *world) Update(_ context.Context, c sandbox.Caller, id string, ch sandbox.Change) (sandbox.Sandbox, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sb, err := w.find(c, id)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	ch.Apply(sb)
+	w.touch()
+	return *sb, nil
+}
+
+func (w *world) Extend(_ context.Context, c sandbox.Caller, id string, timeout time.Duration) (sandbox.Sandbox, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sb, err := w.find(c, id)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if timeout != 0 {
+		sb.Timeout = timeout
+	}
+	sb.ExtendedAt = time.Now()
+	return *sb, nil
+}
+
+func (w *world) Stop(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+	if sb, err := w.Get(ctx, c, id); err != nil || !sb.State.Live() {
+		return sb, err
+	} else if sb.Persist {
+		w.move(string(sb.ID), sandbox.Paused)
+	} else {
+		w.move(string(sb.ID), sandbox.Destroyed)
+	}
+	return w.Get(ctx, c, id)
+}
+
+func (w *world) Start(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+	if sb, err := w.Get(ctx, c, id); err != nil || sb.State.Live() {
+		return sb, err
+	} else if sb.State != sandbox.Paused {
+		return sb, sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox has ended")
+	} else {
+		w.move(string(sb.ID), sandbox.Running)
+	}
+	return w.Get(ctx, c, id)
+}
+
+func (w *world) Restart(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+	if sb, err := w.Get(ctx, c, id); err == nil && sb.State == sandbox.Running {
+		w.move(string(sb.ID), sandbox.Paused)
+	}
+	return w.Start(ctx, c, id)
 }
 
 // Drain destroys nothing: the rules are the supervisor's to test.

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"silica.dev/silica/sandbox"
@@ -170,6 +171,31 @@ const (
 	maxPath       = 4096
 	maxIdempotent = 255
 )
+
+// given tells whether a member is there, and not null.
+func (f *fields) given(name string) bool {
+	raw, ok := f.m[name]
+	return ok && string(bytes.TrimSpace(raw)) != "null"
+}
+
+// name reads what may stand for an id in a path.
+func (f *fields) name(field string) string {
+	s := f.label(maxLabel, field)
+	if strings.Contains(s, "/") {
+		f.reject(field, "must not contain a slash: it can stand in a path instead of the id")
+	}
+	return s
+}
+
+// seconds reads a duration; nil when there is none.
+func (f *fields) seconds(name string) *time.Duration {
+	n, ok := f.integer(0, maxSeconds, name)
+	if !ok {
+		return nil
+	}
+	d := time.Duration(n) * time.Second
+	return &d
+}
 
 // env reads environment variables.
 func (f *fields) env(name string) map[string]string {

@@ -77,6 +77,7 @@ func (s *Server) routes() []route {
 	return slices.Concat(
 		s.operationRoutes(),
 		s.sandboxRoutes(),
+		s.lifeRoutes(),
 		asComputer(s.execRoutes()),
 		asComputer(s.socketRoutes()),
 		asComputer(s.fileRoutes()),

@@ -23,13 +23,25 @@ type Sandboxes interface {
 	Get(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
 	List(ctx context.Context, c sandbox.Caller, f sandbox.Filter) ([]sandbox.Sandbox, error)
 	Destroy(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
+	// Update changes what ch sets; a Conflict when the name or slug is taken.
+	Update(ctx context.Context, c sandbox.Caller, id string, ch sandbox.Change) (sandbox.Sandbox, error)
+	// Extend has the hard limit count anew; timeout 0 leaves it as long as it is.
+	Extend(ctx context.Context, c sandbox.Caller, id string, timeout time.Duration) (sandbox.Sandbox, error)
+	// Stop destroys a sandbox, or pauses a persistent one with its files kept.
+	// Start boots a paused one with its files and answers as Create does.
+	// Restart is both, whether or not the sandbox is persistent. What is so
+	// already is a success.
+	Stop(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
+	Start(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
+	Restart(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
 	// Guest admits work on a running sandbox; CodeNotRunning otherwise. The
 	// connection is the supervisor's: don't close it. ctx is cancelled with a
 	// classified cause when the sandbox ends.
 	Guest(ctx context.Context, c sandbox.Caller, id string) (context.Context, *guest.Client, sandbox.Sandbox, error)
 	// Ready blocks until the sandbox is ready or can't be any more, or ctx ends.
 	Ready(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
-	// Drain takes no new sandboxes from now on and destroys all there are,
+	// Drain takes no new sandboxes from now on and destroys all there are, or
+	// pauses those whose files are to be kept,
 	// until ctx ends; left counts what the host still holds then.
 	Drain(ctx context.Context, grace time.Duration) (destroyed, left int, err error)
 }

@@ -47,6 +47,9 @@ func wireSandbox(r *http.Request, sb sandbox.Sandbox, now time.Time) api.Sandbox
 		left := max(end.Sub(now).Milliseconds(), 0)
 		a.TimeoutRemainingMS = &left
 	}
+	if sb.State == sandbox.Paused {
+		a.Memory = new(bool) // what was in memory is never kept
+	}
 	if sb.State == sandbox.Destroyed {
 		ran := seconds(sb.Runtime(now))
 		a.TotalRuntimeSec = &ran

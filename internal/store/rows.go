@@ -15,6 +15,7 @@ var columns = []string{
 	"name", "slug", "template", "revision", "image", "milli_cpu", "memory", "disk", "env",
 	"state", "ready", "reason", "boot_path", "boot", "timeout", "idle", "persist", "always_on", "auto_start",
 	"tags", "metadata", "freed", "created_at", "updated_at", "started_at", "ready_at", "destroyed_at",
+	"base", "files", "ran", "stopped_at", "extended_at",
 }
 
 var (
@@ -66,6 +67,7 @@ func values(sb sandbox.Sandbox) ([]any, error) {
 		sb.Timeout.Microseconds(), sb.Idle.Microseconds(), sb.Persist, sb.AlwaysOn, sb.AutoStart,
 		string(tags), string(metadata), sb.Freed,
 		micros(sb.CreatedAt), micros(sb.UpdatedAt), micros(sb.StartedAt), micros(sb.ReadyAt), micros(sb.DestroyedAt),
+		string(sb.Base), string(sb.Files), sb.Ran.Microseconds(), micros(sb.StoppedAt), micros(sb.ExtendedAt),
 	}, nil
 }
 
@@ -74,7 +76,7 @@ type scanner interface{ Scan(...any) error }
 
 func scan(row scanner) (sb sandbox.Sandbox, err error) {
 	var env, tags, metadata string
-	var boot, timeout, idle, created, updated, started, ready, destroyed int64
+	var boot, timeout, idle, created, updated, started, ready, destroyed, ran, stopped, extended int64
 	err = row.Scan(
 		&sb.ID, &sb.Tenant, &sb.Owner, &sb.Workspace, &sb.Project,
 		&sb.External.Workspace, &sb.External.User, &sb.External.Project,
@@ -84,6 +86,7 @@ func scan(row scanner) (sb sandbox.Sandbox, err error) {
 		&timeout, &idle, &sb.Persist, &sb.AlwaysOn, &sb.AutoStart,
 		&tags, &metadata, &sb.Freed,
 		&created, &updated, &started, &ready, &destroyed,
+		&sb.Base, &sb.Files, &ran, &stopped, &extended,
 	)
 	if err != nil {
 		return sandbox.Sandbox{}, err
@@ -101,9 +104,10 @@ func scan(row scanner) (sb sandbox.Sandbox, err error) {
 			return sandbox.Sandbox{}, fmt.Errorf("row of %s: %v", sb.ID, err)
 		}
 	}
-	sb.Boot, sb.Timeout, sb.Idle = duration(boot), duration(timeout), duration(idle)
+	sb.Boot, sb.Timeout, sb.Idle, sb.Ran = duration(boot), duration(timeout), duration(idle), duration(ran)
 	sb.CreatedAt, sb.UpdatedAt = fromMicros(created), fromMicros(updated)
 	sb.StartedAt, sb.ReadyAt, sb.DestroyedAt = fromMicros(started), fromMicros(ready), fromMicros(destroyed)
+	sb.StoppedAt, sb.ExtendedAt = fromMicros(stopped), fromMicros(extended)
 	return sb, nil
 }
 

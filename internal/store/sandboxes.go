@@ -136,7 +136,7 @@ func (t *tx) claim(sb sandbox.Sandbox) (sandbox.Sandbox, error) {
 		return sandbox.Sandbox{}, err
 	}
 	got := sb
-	got.ID, got.Slug = m.ID, m.Slug
+	got.ID, got.Slug, got.Base = m.ID, m.Slug, m.Base
 	got.State, got.BootPath, got.StartedAt = sandbox.Running, sandbox.BootPool, sb.CreatedAt
 	if !m.State.CanBecome(got.State) {
 		return sandbox.Sandbox{}, illegal(m.State, got.State)
@@ -349,14 +349,16 @@ func (s *Store) queryAll(ctx context.Context, query string, args ...any) ([]sand
 }
 
 // MarkFreed notes that the host holds nothing of a sandbox any more, with the
-// last readings of its counters. It changes nothing else that a tenant sees. An
-// unknown ID is a success.
+// last readings of its counters, unless it has ended and its row still names
+// kept files. It changes nothing else that a tenant sees. An unknown ID is a
+// success.
 func (s *Store) MarkFreed(ctx context.Context, id sandbox.ID, last ...sandbox.Reading) error {
 	return s.do(ctx, "mark freed", func(t *tx) error {
 		if err := t.measure(last); err != nil {
 			return err
 		}
-		_, err := t.exec(`update sandboxes set freed = $1 where id = $2`, true, string(id))
+		_, err := t.exec(`update sandboxes set freed = $1 where id = $2 and (files = '' or state not in ($3, $4))`,
+			true, string(id), string(sandbox.Destroyed), string(sandbox.Failed))
 		return err
 	})
 }

@@ -90,6 +90,7 @@ type Deps struct {
 	Events    Events
 	Builds    Builds   // nil: nothing is ever being built, and snapshots stay lost
 	Capacity  Capacity // nil: the host always has room
+	Kept      Kept     // nil: nothing that is kept is ever deleted
 	Log       *slog.Logger
 }
 
@@ -98,6 +99,12 @@ type Capacity interface {
 	// Room returns nil when one more sandbox of this size may start, or else
 	// an Unavailable that says what is short.
 	Room(ctx context.Context, need sandbox.Resources) error
+}
+
+// Kept holds what the driver kept of sandboxes that have stopped.
+type Kept interface {
+	// Delete removes an artifact; an absent one is a success.
+	Delete(ctx context.Context, ref sandbox.Ref) error
 }
 
 // Store holds the rows. Every change is one durable transaction with its
@@ -124,6 +131,12 @@ type Store interface {
 	Usage(ctx context.Context, id sandbox.ID, now time.Time, live *sandbox.Reading) (sandbox.Usage, error)
 	Sandbox(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Sandbox, error)
 	List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, error)
+	// Edit changes fields of a sandbox that has not ended, in one transaction.
+	Edit(ctx context.Context, tenant sandbox.TenantID, id sandbox.ID, change func(*sandbox.Sandbox) error, events ...event.Event) (sandbox.Sandbox, error)
+	// Readmit moves a paused sandbox to Provisioning, within its tenant's limit.
+	Readmit(ctx context.Context, id sandbox.ID, limit int, change func(*sandbox.Sandbox)) (sandbox.Sandbox, error)
+	// Row returns a sandbox whosever it is.
+	Row(ctx context.Context, id sandbox.ID) (sandbox.Sandbox, error)
 	// Unfreed lists every sandbox that may hold something on the host.
 	Unfreed(ctx context.Context) ([]sandbox.Sandbox, error)
 	// Warm lists the members of the pool, oldest first.

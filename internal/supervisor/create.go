@@ -31,15 +31,11 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 		return sandbox.Sandbox{}, err
 	}
 	sb.Spec.Revision = t.Revision // empty while it is being built
-	limit := c.MaxSandboxes
-	if limit == 0 {
-		limit = s.cfg.MaxSandboxes
-	}
 	// Known before the row is, so that whoever finds the row finds the unit.
 	u := s.unit(sb.ID)
 	// A caller who leaves while the row is being written must not leave a row
 	// that nobody works on.
-	got, fresh, err := s.store.Create(context.WithoutCancel(ctx), sb, req, limit)
+	got, fresh, err := s.store.Create(context.WithoutCancel(ctx), sb, req, s.limitOf(c))
 	if err != nil || got.ID != sb.ID {
 		s.forget(u)
 	}
@@ -95,7 +91,7 @@ func (s *Supervisor) resolve(ctx context.Context, slug string) (sandbox.Template
 // await waits up to CreateWait for sb to be ready, and returns how it is then.
 func (s *Supervisor) await(ctx context.Context, sb sandbox.Sandbox) (sandbox.Sandbox, error) {
 	u := s.lookup(sb.ID)
-	if settled(sb) || u == nil {
+	if decided(sb) || u == nil {
 		return s.store.Sandbox(ctx, sb.Tenant, string(sb.ID))
 	}
 	t := time.NewTimer(s.cfg.CreateWait)
@@ -141,7 +137,7 @@ func (s *Supervisor) bring(ctx context.Context, u *unit, sb sandbox.Sandbox, t s
 	err = s.persist(ctx, "running", func() (err error) {
 		got, err = s.store.Move(ctx, u.id, sandbox.Provisioning, sandbox.Running, func(sb *sandbox.Sandbox) {
 			at := now()
-			sb.Spec.Revision, sb.BootPath, sb.Boot = t.Revision, path, at.Sub(sb.CreatedAt)
+			sb.Spec.Revision, sb.Base, sb.BootPath, sb.Boot = t.Revision, t.Image, path, at.Sub(sb.CreatedAt)
 			sb.Ready, sb.StartedAt, sb.ReadyAt = true, at, at
 		})
 		return err
@@ -157,11 +153,11 @@ func (s *Supervisor) bring(ctx context.Context, u *unit, sb sandbox.Sandbox, t s
 // attend makes a running sandbox usable, and watches over it. The caller holds
 // the unit's host token.
 func (s *Supervisor) attend(u *unit, sb sandbox.Sandbox) {
-	s.deadlines.set(sb, sb.Deadline())
 	s.watch(u)
 	since := time.Now().Add(-time.Second) // the agent's clock was set a moment ago
 	s.spawn(func() { s.listen(u, sb, since) })
 	u.setReady()
+	s.rearm(u.life, sb)
 }
 
 // startFailed ends a sandbox that could not be started, unless it was destroyed
@@ -320,10 +316,10 @@ func (s *Supervisor) claimed(u *unit, sb sandbox.Sandbox, t sandbox.Template) er
 	if err != nil {
 		return fmt.Errorf("note that it is ready: %w", err)
 	}
-	s.deadlines.set(got, got.Deadline())
 	since := time.Now().Add(-time.Second)
 	s.spawn(func() { s.listen(u, got, since) })
 	u.setReady()
 	s.beginMeter(u, true)
+	s.rearm(u.life, got)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"silica.dev/silica/internal/event"
@@ -13,6 +14,8 @@ import (
 // Reasons of sandboxes that were destroyed, but not by their users.
 const (
 	reasonTimeout = "timeout" // the hard limit of its running time
+	reasonIdle    = "idle"    // it was not used for too long
+	reasonStopped = "stopped" // by its user
 	reasonDrained = "drained" // the operator emptied the machine
 )
 
@@ -23,25 +26,14 @@ const hostTimeout = 30 * time.Second
 // host has let go of it, or when DestroyWait is over: then the rest goes on
 // by itself. Repeating it returns the same.
 func (s *Supervisor) Destroy(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
-	starting, cancel := context.WithTimeoutCause(ctx, s.cfg.DestroyWait, errStarting)
-	defer cancel()
-	if err := s.afterRecovery(starting); err != nil {
+	if err := s.settled(ctx); err != nil {
 		return sandbox.Sandbox{}, err
 	}
 	got, err := s.bury(ctx, c.Tenant, id, "", nil)
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
-	if u := s.lookup(got.ID); u != nil {
-		t := time.NewTimer(s.cfg.DestroyWait)
-		defer t.Stop()
-		select {
-		case <-u.gone:
-		case <-s.life.Done():
-		case <-t.C:
-		case <-ctx.Done():
-		}
-	}
+	s.awaitGone(ctx, got.ID)
 	return got, nil
 }
 
@@ -56,6 +48,9 @@ func (s *Supervisor) bury(ctx context.Context, tenant sandbox.TenantID, id, reas
 		}
 		got, err := s.store.Move(ctx, sb.ID, sb.State, sandbox.Destroyed, func(sb *sandbox.Sandbox) {
 			sb.Ready, sb.DestroyedAt = false, now()
+			if sb.Files != "" {
+				sb.Freed = false // until they are deleted
+			}
 			if reason != "" {
 				sb.Reason = reason
 			}
@@ -74,26 +69,6 @@ func (s *Supervisor) bury(ctx context.Context, tenant sandbox.TenantID, id, reas
 	}
 }
 
-// expire ends a running sandbox whose time is up.
-func (s *Supervisor) expire(tenant sandbox.TenantID, id sandbox.ID) {
-	s.spawn(func() {
-		var sb sandbox.Sandbox
-		err := s.persist(s.life, "expire", func() (err error) {
-			sb, err = s.bury(s.life, tenant, string(id), reasonTimeout, func(sb sandbox.Sandbox) bool {
-				end := sb.Deadline()
-				return sb.State == sandbox.Running && !end.IsZero() && !end.After(time.Now())
-			})
-			return err
-		})
-		switch {
-		case err != nil && s.life.Err() == nil:
-			s.log.Error("a sandbox could not be ended at its deadline", "sandbox", id, "err", err)
-		case err == nil && sb.State == sandbox.Running: // the clock was set back, or the deadline moved
-			s.deadlines.set(sb, sb.Deadline())
-		}
-	})
-}
-
 // failure says why a sandbox went to Failed.
 type failure struct {
 	code   string // of the error event
@@ -102,11 +77,21 @@ type failure struct {
 
 // fail moves a sandbox to Failed, from the first of the states that it is in,
 // and has it freed. false says that it was in none of them.
+//
+// A persistent sandbox that has stopped before is not lost with what ran: it is
+// paused, with the files it had then.
 func (s *Supervisor) fail(u *unit, f failure, from ...sandbox.State) bool {
+	if row, err := s.store.Row(s.life, u.id); err == nil && row.Persist && row.Files != "" && slices.Contains(from, row.State) {
+		f := f
+		f.reason += ": its files are as they were when it last stopped"
+		if s.backToFiles(u, f, row.State) {
+			return true
+		}
+	}
 	for _, state := range from {
 		err := s.persist(s.life, "fail", func() error {
 			_, err := s.store.Move(s.life, u.id, state, sandbox.Failed, func(sb *sandbox.Sandbox) {
-				sb.Ready, sb.Reason = false, f.reason
+				sb.Ready, sb.Reason, sb.StoppedAt = false, f.reason, now()
 			}, event.Event{Type: event.Error, Data: map[string]any{"code": f.code, "message": f.reason}})
 			return err
 		})
@@ -170,13 +155,47 @@ func (s *Supervisor) free(u *unit) {
 			}
 		}
 		close(u.gone)
+		s.discardEnded(u)
 		err := s.persist(s.life, "mark freed", func() error { return s.store.MarkFreed(s.life, u.id, last...) })
 		if err != nil && s.life.Err() == nil {
 			s.log.Error("a freed sandbox could not be marked", "sandbox", u.id, "err", err)
 		}
 		s.forget(u)
 		s.wakePool()
+		// It may have ended while the host let go of it for a pause.
+		if row, err := s.store.Row(s.life, u.id); err == nil && !row.Freed && row.State == sandbox.Destroyed {
+			again := s.unit(u.id)
+			again.end(errDestroyed)
+			s.free(again)
+		}
 	})
+}
+
+// discardEnded deletes the kept files of a sandbox at its end, again and again
+// until it is done: its row names them until then.
+func (s *Supervisor) discardEnded(u *unit) {
+	if s.kept == nil {
+		return
+	}
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Minute) {
+		row, err := s.store.Row(s.life, u.id)
+		if err == nil && (row.Files == "" || row.State != sandbox.Destroyed && row.State != sandbox.Failed) {
+			return
+		}
+		if err == nil {
+			err = s.kept.Delete(s.life, row.Files)
+		}
+		if err == nil {
+			_, err = s.store.Update(s.life, u.id, row.State, func(sb *sandbox.Sandbox) { sb.Files = "" })
+		}
+		if err == nil || isKind(err, sandbox.NotFound) || s.life.Err() != nil {
+			return
+		}
+		s.log.Warn("kept files could not be deleted; trying again", "sandbox", u.id, "wait", wait, "err", err)
+		if !pause(s.life, wait) {
+			return
+		}
+	}
 }
 
 func (s *Supervisor) destroyOnHost(u *unit) error {

@@ -120,7 +120,7 @@ func (m *machine) deps(st Store) Deps {
 	if testing.Verbose() {
 		out = m.t.Output()
 	}
-	return Deps{Store: st, Templates: m.db, Driver: m.fake, Events: m.log, Builds: m.builds, Capacity: &m.host,
+	return Deps{Store: st, Templates: m.db, Driver: m.fake, Events: m.log, Builds: m.builds, Capacity: &m.host, Kept: m.fake,
 		Log: slog.New(slog.NewTextHandler(out, nil))}
 }
 

@@ -183,7 +183,7 @@ func (s *Supervisor) warmUp(u *unit, sb sandbox.Sandbox, t sandbox.Template) err
 	}
 	err = s.persist(u.life, "warm", func() error {
 		_, err := s.store.Move(u.life, u.id, sandbox.Provisioning, sandbox.Warm, func(sb *sandbox.Sandbox) {
-			sb.BootPath, sb.Boot = path, now().Sub(sb.CreatedAt)
+			sb.Base, sb.BootPath, sb.Boot = t.Image, path, now().Sub(sb.CreatedAt)
 		})
 		return err
 	})
@@ -249,14 +249,24 @@ func (s *Supervisor) held() int {
 	return len(s.units)
 }
 
-// buryAll destroys every tenant's live sandboxes and says how many.
+// buryAll destroys every tenant's live sandboxes, or pauses them if their files
+// are to be kept, and says how many. One that is being started with its files is
+// left to the next round.
 func (s *Supervisor) buryAll(ctx context.Context) (n int, err error) {
 	rows, err := s.store.Unfreed(ctx)
 	if err != nil {
 		return 0, err
 	}
-	live := func(sb sandbox.Sandbox) bool { return sb.State.Live() }
+	live := func(sb sandbox.Sandbox) bool { return sb.State.Live() && !precious(sb) }
 	for _, sb := range rows {
+		if sb.Tenant != "" && sb.State == sandbox.Running && sb.Persist {
+			if _, err := s.halt(ctx, sb.Tenant, sb.ID, reasonDrained); err != nil {
+				s.log.Error("a persistent sandbox could not be stopped, and runs on", "sandbox", sb.ID, "err", err)
+			} else {
+				n++
+			}
+			continue
+		}
 		if sb.Tenant == "" || !live(sb) {
 			continue // the pool's keeper retires its own
 		}
@@ -267,6 +277,11 @@ func (s *Supervisor) buryAll(ctx context.Context) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// precious tells whether a sandbox has files that must not be lost.
+func precious(sb sandbox.Sandbox) bool {
+	return sb.Persist && (sb.State == sandbox.Running || sb.Files != "")
 }
 
 // empty waits until nothing is left on the host.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	driver "silica.dev/silica/internal/runtime"
 	"silica.dev/silica/sandbox"
 )
 
@@ -45,14 +46,14 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 	}
 	for _, sb := range rows {
 		known[sb.ID] = true
-		if sb.State == sandbox.Paused {
-			continue // holds nothing that has to be looked after
-		}
 		u := s.unit(sb.ID)
 		alive := slices.Contains(onHost, sb.ID)
 		switch {
 		case sb.State == sandbox.Destroyed || sb.State == sandbox.Failed:
 			u.end(errDestroyed)
+			s.free(u)
+		case sb.State == sandbox.Paused: // its files are kept: what ran is of no use
+			u.end(errPaused)
 			s.free(u)
 		case sb.State == sandbox.Running && alive:
 			ask(func() { s.adopt(u, sb) })
@@ -74,7 +75,7 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 			s.free(u)
 		}
 	}
-	s.spawn(func() { s.deadlines.run(s.life, s.expire) })
+	s.spawn(func() { s.deadlines.run(s.life, s.ring) })
 
 	done := make(chan struct{})
 	go func() { // ends with the goroutines it waits for, which Close ends
@@ -105,15 +106,11 @@ const (
 // adopt takes over a sandbox that outlived the daemon. It asks once; an agent
 // that is silent, as a busy one can be, is asked again behind it.
 func (s *Supervisor) adopt(u *unit, sb sandbox.Sandbox) {
-	if end := sb.Deadline(); !end.IsZero() && !end.After(time.Now()) {
-		s.expire(sb.Tenant, sb.ID)
-		return
-	}
 	if u.take(u.life) != nil {
 		return
 	}
 	u.births++
-	s.deadlines.set(sb, sb.Deadline()) // it counts also while nobody answers
+	s.arm(u, sb) // it counts also while nobody answers
 	alive, stop := s.whileAlive(u)
 	err := s.reach(alive, u, sb)
 	if err == nil || alive.Err() != nil {
@@ -199,6 +196,12 @@ func (s *Supervisor) lost(u *unit) {
 // that has its identity keeps it: its template may be another by now, and its
 // files are its own.
 func (s *Supervisor) reach(ctx context.Context, u *unit, sb sandbox.Sandbox) error {
+	// A stop that was cut short has not happened.
+	if k, ok := s.driver.(driver.FileKeeper); ok {
+		if err := k.Thaw(ctx, u.id); err != nil {
+			return fmt.Errorf("let it run on: %w", err)
+		}
+	}
 	if sb.Ready {
 		return s.ping(ctx, u)
 	}
@@ -235,7 +238,16 @@ func (s *Supervisor) adoptMember(u *unit, sb sandbox.Sandbox) {
 
 // resume goes on with a start that the daemon's end cut short.
 func (s *Supervisor) resume(u *unit, sb sandbox.Sandbox) {
-	if err := s.clear(u); err != nil {
+	err := s.clear(u)
+	if sb.Files != "" { // it was being started again
+		if err != nil {
+			s.bootFailed(u, sb, err)
+			return
+		}
+		s.wake(u, sb)
+		return
+	}
+	if err != nil {
 		s.startFailed(u, sb, err)
 		return
 	}

@@ -23,6 +23,8 @@ import (
 var (
 	errNoTemplate = sandbox.E(sandbox.Malformed, sandbox.CodeInvalidTemplate, "template_id is not a recognized template")
 	errNotRunning = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is not running")
+	errPaused     = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is paused: start it first, with POST …/start")
+	errStopping   = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is being stopped")
 	errDraining   = sandbox.E(sandbox.Unavailable, sandbox.CodeDraining, "the server is being emptied and takes no new sandboxes")
 	errClosing    = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is shutting down")
 	errStarting   = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is starting: try again in a moment")
@@ -40,10 +42,12 @@ type Supervisor struct {
 	events    Events
 	builds    Builds
 	capacity  Capacity
+	kept      Kept
 	log       *slog.Logger
 
 	starts    *queue
 	deadlines *deadlines
+	arming    sync.Mutex    // alarms follow changed rows one at a time
 	refill    chan struct{} // has room for one: look at the pool
 	recovered chan struct{} // closed once Recover is through
 
@@ -69,7 +73,7 @@ func New(cfg Config, d Deps) *Supervisor {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Supervisor{
-		cfg: cfg, store: d.Store, templates: d.Templates, driver: d.Driver, events: d.Events, builds: d.Builds, capacity: d.Capacity, log: d.Log,
+		cfg: cfg, store: d.Store, templates: d.Templates, driver: d.Driver, events: d.Events, builds: d.Builds, capacity: d.Capacity, kept: d.Kept, log: d.Log,
 		starts: newQueue(cfg.Starts), deadlines: newDeadlines(), refill: make(chan struct{}, 1), recovered: make(chan struct{}),
 		units: map[sandbox.ID]*unit{}, forgotten: make(chan struct{}),
 	}
@@ -126,6 +130,9 @@ func (s *Supervisor) Guest(ctx context.Context, c sandbox.Caller, id string) (co
 	if err != nil {
 		return nil, nil, sandbox.Sandbox{}, err
 	}
+	if sb.State == sandbox.Paused {
+		return nil, nil, sandbox.Sandbox{}, errPaused.With("state", sb.State)
+	}
 	if sb.State != sandbox.Running {
 		return nil, nil, sandbox.Sandbox{}, errNotRunning.With("state", sb.State)
 	}
@@ -148,9 +155,12 @@ func (s *Supervisor) Guest(ctx context.Context, c sandbox.Caller, id string) (co
 	if err := context.Cause(u.life); err != nil {
 		return nil, nil, sandbox.Sandbox{}, err
 	}
+	if err := u.enter(); err != nil {
+		return nil, nil, sandbox.Sandbox{}, err
+	}
 	bound, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(u.life, func() { cancel(context.Cause(u.life)) })
-	context.AfterFunc(bound, func() { stop() })
+	context.AfterFunc(bound, func() { stop(); s.used(u) })
 	return bound, u.agent(s.driver), sb, nil
 }
 
@@ -189,11 +199,18 @@ func (s *Supervisor) afterRecovery(ctx context.Context) error {
 	}
 }
 
+// settled is afterRecovery for requests that may wait a moment only.
+func (s *Supervisor) settled(ctx context.Context) error {
+	starting, cancel := context.WithTimeoutCause(ctx, s.cfg.DestroyWait, errStarting)
+	defer cancel()
+	return s.afterRecovery(starting)
+}
+
 // Ready blocks until the sandbox is ready or can't be any more, or ctx ends; then
 // the error is ctx's cause.
 func (s *Supervisor) Ready(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
 	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
-	if err != nil || settled(sb) {
+	if err != nil || decided(sb) {
 		return sb, err
 	}
 	if err := s.afterRecovery(ctx); err != nil {
@@ -213,8 +230,8 @@ func (s *Supervisor) Ready(ctx context.Context, c sandbox.Caller, id string) (sa
 	return s.store.Sandbox(ctx, c.Tenant, id)
 }
 
-// settled tells whether waiting for readiness is over.
-func settled(sb sandbox.Sandbox) bool {
+// decided tells whether waiting for readiness is over.
+func decided(sb sandbox.Sandbox) bool {
 	return sb.Ready || sb.State != sandbox.Provisioning && sb.State != sandbox.Running
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"time"
 
 	"silica.dev/silica/internal/guest"
 	driver "silica.dev/silica/internal/runtime"
@@ -35,19 +36,75 @@ type unit struct {
 	metered bool             // its use is its tenant's, and counted
 	base    sandbox.Counters // what was counted before that
 	written sandbox.Reading  // the last that is durable
+	refusal error            // why no new work is let in just now
+
+	// Of the sandbox's use: how many are at work in it, when the last one
+	// ended, and how long it may go unused (0: for ever).
+	users  int
+	used   time.Time
+	idle   time.Duration
+	tenant sandbox.TenantID
+}
+
+// enter admits a user; each must leave.
+func (u *unit) enter() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.refusal != nil {
+		return u.refusal
+	}
+	u.users++
+	return nil
+}
+
+// leave ends a use. last says that nobody else is at work.
+func (u *unit) leave() (idle time.Duration, tenant sandbox.TenantID, last bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.users--
+	u.used = time.Now()
+	return u.idle, u.tenant, u.users == 0
+}
+
+// limitIdle notes how long the sandbox may go unused.
+func (u *unit) limitIdle(limit time.Duration, tenant sandbox.TenantID) (used time.Time, busy bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.idle, u.tenant = limit, tenant
+	return u.used, u.users > 0
+}
+
+// lastUse is when the last use ended, unless one goes on.
+func (u *unit) lastUse() (used time.Time, busy bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.used, u.users > 0
+}
+
+// refuse keeps new work out with an error; nil lets it in again.
+func (u *unit) refuse(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.refusal = err
 }
 
 // unit returns the unit of id, making it if need be.
 func (s *Supervisor) unit(id sandbox.ID) *unit {
+	u, _ := s.unitOf(id)
+	return u
+}
+
+// unitOf is unit, and fresh says that there was none.
+func (s *Supervisor) unitOf(id sandbox.ID) (u *unit, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if u := s.units[id]; u != nil {
-		return u
+		return u, false
 	}
-	u := &unit{id: id, ready: make(chan struct{}), host: make(chan struct{}, 1), gone: make(chan struct{})}
+	u = &unit{id: id, ready: make(chan struct{}), host: make(chan struct{}, 1), gone: make(chan struct{})}
 	u.life, u.end = context.WithCancelCause(s.life)
 	s.units[id] = u
-	return u
+	return u, true
 }
 
 func (s *Supervisor) lookup(id sandbox.ID) *unit {
@@ -87,6 +144,7 @@ func (u *unit) setReady() {
 	defer u.mu.Unlock()
 	if !u.isReady {
 		u.isReady = true
+		u.used = time.Now() // nobody has yet, but from here on it could be
 		close(u.ready)
 	}
 }

@@ -35,6 +35,7 @@ type Knobs struct {
 	Destroy  func(ctx context.Context, id sandbox.ID) error
 	Dial     func(ctx context.Context, id sandbox.ID) error
 	Snapshot func(ctx context.Context, id sandbox.ID) error
+	Keep     func(ctx context.Context, id sandbox.ID) error
 }
 
 // host is what outlives a driver.
@@ -42,6 +43,7 @@ type host struct {
 	mu        sync.Mutex
 	sandboxes map[sandbox.ID]*fakeSandbox
 	snapshots map[sandbox.Ref]*memory
+	kept      map[sandbox.Ref]keptFiles
 	starts    []runtime.StartRequest
 	prepared  []int
 	busy      map[sandbox.ID]string // the Start, Destroy or Snapshot under way
@@ -67,10 +69,12 @@ func (h *host) enter(id sandbox.ID, call string) (leave func()) {
 
 // fakeSandbox is one sandbox on the fake host.
 type fakeSandbox struct {
-	agent *Agent // nil while half-started
-	done  chan struct{}
-	exit  runtime.Exit // set before done is closed
-	used  runtime.Usage
+	agent  *Agent // nil while half-started
+	image  sandbox.Ref
+	frozen bool
+	done   chan struct{}
+	exit   runtime.Exit // set before done is closed
+	used   runtime.Usage
 }
 
 var errCrashed = errors.New("the fake driver's daemon is gone")
@@ -78,7 +82,7 @@ var errCrashed = errors.New("the fake driver's daemon is gone")
 // NewFake returns a fake driver on an empty host.
 func NewFake() *Fake {
 	return &Fake{
-		host: &host{sandboxes: map[sandbox.ID]*fakeSandbox{}, snapshots: map[sandbox.Ref]*memory{}, busy: map[sandbox.ID]string{}},
+		host: &host{sandboxes: map[sandbox.ID]*fakeSandbox{}, snapshots: map[sandbox.Ref]*memory{}, kept: map[sandbox.Ref]keptFiles{}, busy: map[sandbox.ID]string{}},
 		dead: make(chan struct{}),
 	}
 }
@@ -253,7 +257,17 @@ func (f *Fake) bring(ctx context.Context, req runtime.StartRequest, s *fakeSandb
 		}
 		mem = kept.clone()
 	}
-	s.agent = newAgent(mem)
+	if req.Files != "" {
+		kept, ok := f.host.kept[req.Files]
+		if !ok {
+			return fmt.Errorf("the kept files %s are missing", req.Files)
+		}
+		if kept.image != req.Image || req.Snapshot != "" {
+			return errors.New("kept files fit only the image they were kept with, and no snapshot")
+		}
+		mem.nodes = kept.memory.clone().nodes
+	}
+	s.agent, s.image = newAgent(mem), req.Image
 	return nil
 }
 
@@ -385,6 +399,70 @@ func (f *Fake) Snapshot(ctx context.Context, id sandbox.ID) (sandbox.Ref, error)
 	return ref, nil
 }
 
+// keptFiles is what KeepFiles stores.
+type keptFiles struct {
+	image  sandbox.Ref
+	memory *memory
+}
+
+// KeepFiles implements [runtime.FileKeeper].
+func (f *Fake) KeepFiles(ctx context.Context, id sandbox.ID) (sandbox.Ref, error) {
+	defer f.host.enter(id, "KeepFiles")()
+	if err := f.call(ctx, func(ctx context.Context) error {
+		if k := f.knob().Keep; k != nil {
+			return k(ctx, id)
+		}
+		return nil
+	}); err != nil {
+		return "", fmt.Errorf("keep the files of %s: %w", id, err)
+	}
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	s, ok := f.host.sandboxes[id]
+	if !ok || s.agent == nil {
+		return "", notFound(id)
+	}
+	s.frozen = true
+	ref := sandbox.Ref(fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(sandbox.NewName("kept")))))
+	f.host.kept[ref] = keptFiles{s.image, s.agent.memory.clone()}
+	return ref, nil
+}
+
+// Thaw implements [runtime.FileKeeper].
+func (f *Fake) Thaw(_ context.Context, id sandbox.ID) error {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	s, ok := f.host.sandboxes[id]
+	if !ok {
+		return notFound(id)
+	}
+	s.frozen = false
+	return nil
+}
+
+// Frozen tells whether a sandbox stands still.
+func (f *Fake) Frozen(id sandbox.ID) bool {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	s, ok := f.host.sandboxes[id]
+	return ok && s.frozen
+}
+
+// Delete removes kept files, as a blob store would.
+func (f *Fake) Delete(_ context.Context, ref sandbox.Ref) error {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	delete(f.host.kept, ref)
+	return nil
+}
+
+// Kept lists what KeepFiles stored and nobody deleted, sorted.
+func (f *Fake) Kept() []sandbox.Ref {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.host.kept))
+}
+
 // SnapshotKey implements [runtime.Snapshotter]: the fake fixes the disk's size.
 func (f *Fake) SnapshotKey(res sandbox.Resources) string { return fmt.Sprintf("fake/%d", res.Disk) }
 
@@ -428,6 +506,7 @@ func Image(name string) sandbox.Ref {
 var (
 	_ runtime.Driver      = (*Fake)(nil)
 	_ runtime.Snapshotter = (*Fake)(nil)
+	_ runtime.FileKeeper  = (*Fake)(nil)
 	_ runtime.Meter       = (*Fake)(nil)
 	_ runtime.Pooler      = (*Fake)(nil)
 )

@@ -60,6 +60,9 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 		{"sandboxes survive their driver", survivesRestart},
 		{"blames a snapshot it can't restore", blamesSnapshot},
 		{"a cancelled start leaves nothing behind", cancelledStart},
+		{"kept files come back in a cold start", keepsFiles},
+		{"a sandbox whose files were kept stands still until it is thawed", thaws},
+		{"keeping the files of what isn't there fails", keepsNothing},
 		{"measures use", meters},
 		{"prepared slots are no sandboxes", prepares},
 	}
@@ -500,5 +503,104 @@ func prepares(t *testing.T, h *harness) {
 	}
 	if err := p.Prepare(h.ctx, h.Image, h.Resources, 0); err != nil {
 		t.Fatalf("Prepare of none: %v", err)
+	}
+}
+
+func (h *harness) keeper() runtime.FileKeeper {
+	k, ok := h.Driver.(runtime.FileKeeper)
+	if !ok {
+		h.t.Skip("the driver keeps no files")
+	}
+	return k
+}
+
+func (h *harness) keep(id sandbox.ID) sandbox.Ref {
+	h.t.Helper()
+	ref, err := h.keeper().KeepFiles(h.ctx, id)
+	if err != nil {
+		h.t.Fatalf("KeepFiles(%s): %v", id, err)
+	}
+	return ref
+}
+
+func (h *harness) startWith(id sandbox.ID, files sandbox.Ref) {
+	h.t.Helper()
+	req := h.request(id, "")
+	req.Files = files
+	if err := h.Driver.Start(h.ctx, req); err != nil {
+		h.t.Fatalf("Start(files %q): %v", files, err)
+	}
+}
+
+func keepsFiles(t *testing.T, h *harness) {
+	h.keeper()
+	id := h.start("")
+	h.init(id)
+	h.sh(id, "echo one > /root/kept")
+	first := h.keep(id)
+	h.destroy(id)
+	for round, want := range []string{"one", "one"} { // the same files may be started from again
+		h.startWith(id, first)
+		h.init(id)
+		if got := strings.TrimSpace(h.sh(id, "cat /root/kept")); got != want {
+			t.Errorf("round %d: the file holds %q, want %q", round, got, want)
+		}
+		h.sh(id, "echo two > /root/kept")
+		if round == 0 {
+			h.destroy(id)
+		}
+	}
+	second := h.keep(id)
+	if second == first {
+		t.Error("two keeps made one blob")
+	}
+	h.destroy(id)
+	h.startWith(id, second)
+	h.init(id)
+	if got := strings.TrimSpace(h.sh(id, "cat /root/kept")); got != "two" {
+		t.Errorf("after the second keep the file holds %q, want \"two\"", got)
+	}
+}
+
+func thaws(t *testing.T, h *harness) {
+	k := h.keeper()
+	id := h.start("")
+	h.init(id)
+	if err := k.Thaw(h.ctx, id); err != nil {
+		t.Errorf("Thaw of one that runs: %v", err)
+	}
+	h.keep(id)
+	h.keep(id) // it may be repeated
+	for range 2 {
+		if err := k.Thaw(h.ctx, id); err != nil {
+			t.Fatalf("Thaw: %v", err)
+		}
+	}
+	h.sh(id, "echo still here > /root/after")
+	ref := h.keep(id)
+	h.destroy(id)
+	h.startWith(id, ref)
+	h.init(id)
+	if got := strings.TrimSpace(h.sh(id, "cat /root/after")); got != "still here" {
+		t.Errorf("what was written after the thaw: got %q", got)
+	}
+}
+
+func keepsNothing(t *testing.T, h *harness) {
+	k := h.keeper()
+	id := sandbox.NewID()
+	if _, err := k.KeepFiles(h.ctx, id); !isNotFound(err) {
+		t.Errorf("KeepFiles of an unknown sandbox: got %v, want not found", err)
+	}
+	if err := k.Thaw(h.ctx, id); !isNotFound(err) {
+		t.Errorf("Thaw of an unknown sandbox: got %v, want not found", err)
+	}
+	req := h.request(id, "")
+	req.Files = sandbox.Ref("sha256:" + strings.Repeat("0", 64))
+	if err := h.Driver.Start(h.ctx, req); err == nil {
+		t.Error("a start with files that are not there succeeded")
+	}
+	if ids := h.list(); len(ids) != 0 {
+		t.Errorf("left behind: %v", ids)
 	}
 }
