@@ -416,7 +416,7 @@ func (f *fuzzer) judge(a attempt, r reply) {
 	if r.status >= 500 && !mayFail[codeOf(r)] {
 		f.find(a, r, "a server error")
 	}
-	if a.refuse != 0 && r.status != a.refuse {
+	if a.refuse != 0 && r.status != a.refuse && r.status != http.StatusTooManyRequests {
 		f.find(a, r, fmt.Sprintf("must be refused with %d", a.refuse))
 	}
 	if a.never2xx && r.status < 400 {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"silica.dev/silica/docs"
 	"silica.dev/silica/internal/contracttest"
 )
 
@@ -66,6 +67,34 @@ func TestContractHoldsExamples(t *testing.T) {
 			t.Errorf("%s: source %q: %v", file, e.Source, err)
 		} else if err := d.CheckExample(e); err != nil {
 			t.Errorf("%s (%s): %v", file, e.Source, err)
+		}
+	}
+}
+
+// The page shows every operation with its scope and limit, every error code, and
+// nothing that a browser would have to fetch or run.
+func TestReferencePage(t *testing.T) {
+	_, _, base := serveWorld(t, Config{})
+	a := request(t, "GET", base+"/docs", "", "Authorization", "")
+	page := string(a.raw)
+	if a.status != 200 || !strings.HasPrefix(a.header.Get("Content-Type"), "text/html") {
+		t.Fatalf("%d %s", a.status, a.header)
+	}
+	for _, op := range published(t).Operations() {
+		_, article, ok := strings.Cut(page, `<article id="`+op.ID+`">`)
+		article, _, _ = strings.Cut(article, "</article>")
+		if !ok || !strings.Contains(article, op.Path) || !strings.Contains(article, "scope ") || strings.Count(article, `class="chip"`) < 2 {
+			t.Errorf("%s is not shown, or without scope and limit: %.300s", op.Key(), article)
+		}
+	}
+	for _, row := range errorRows(docs.Errors) {
+		if !strings.Contains(page, "<code>"+row.Code+"</code>") {
+			t.Errorf("%s is not shown", row.Code)
+		}
+	}
+	for _, word := range []string{"<script", "http://", "https://", "src=", "@import", "url(", "ZgotmplZ"} {
+		if i := strings.Index(page, word); i >= 0 {
+			t.Errorf("the page holds %q: %.200s", word, page[i:])
 		}
 	}
 }

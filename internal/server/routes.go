@@ -113,6 +113,7 @@ func (s *Server) operationRoutes() []route {
 		{"GET", "/healthz", public, free, s.health},
 		{"GET", "/readyz", public, free, s.ready},
 		{"GET", "/openapi.json", public, free, s.openAPI},
+		{"GET", "/docs", public, free, s.docs},
 		{"GET", "/metrics", admin, operator, s.serveMetrics},
 		{"POST", v1 + api.PathDrain, admin, operator, s.drain},
 	}

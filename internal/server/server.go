@@ -104,6 +104,7 @@ type Server struct {
 	sockets  openSockets
 	contract func() ([]byte, error) // the OpenAPI document, made once
 	sessions *sessions
+	page     func() ([]byte, error) // the same for people, made once
 
 	execMemory *budget // what blocking commands hold
 
@@ -135,6 +136,13 @@ func New(cfg Config, deps Deps) *Server {
 	s.closing, s.beginClose = context.WithCancel(context.Background())
 	s.closed, s.endSoon = context.WithCancel(context.Background())
 	s.contract = sync.OnceValues(func() ([]byte, error) { return openAPIJSON(s.routes()) })
+	s.page = sync.OnceValues(func() ([]byte, error) {
+		contract, err := s.contract()
+		if err != nil {
+			return nil, err
+		}
+		return renderReference(contract)
+	})
 	s.mux = s.mount()
 	deps.Accounts.OnAccounts(s.recheck)
 	s.http = &http.Server{
