@@ -6,6 +6,7 @@ import (
 	"bytes"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"mime"
@@ -144,13 +145,32 @@ func (d *Document) Validate() error {
 	if err := s.Validate(any(d.root)); err != nil {
 		return err
 	}
-	walkSchemas("", d.root, func(at string, _ object) {
-		if _, cerr := d.schema(at); cerr != nil && err == nil {
-			err = cerr
+	var faults []error
+	walkSchemas("", d.root, func(at string, s object) {
+		if _, err := d.schema(at); err != nil {
+			faults = append(faults, err)
+		}
+		for word := range s {
+			if !keywords[word] {
+				faults = append(faults, fmt.Errorf("schema %s: %q is no keyword: was there a comma in a text without quotes?", at, word))
+			}
 		}
 	})
-	return err
+	return errors.Join(faults...)
 }
+
+// keywords are those of JSON Schema that the document may use. Others are
+// mistakes: a schema bears any member.
+var keywords = func() map[string]bool {
+	set := map[string]bool{}
+	for _, word := range strings.Fields(`$ref type properties required description items enum const default examples format title
+		minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength pattern minItems maxItems uniqueItems prefixItems
+		additionalProperties minProperties maxProperties propertyNames patternProperties oneOf anyOf allOf not
+		contentEncoding contentMediaType deprecated readOnly writeOnly`) {
+		set[word] = true
+	}
+	return set
+}()
 
 // schema compiles the schema at a JSON pointer.
 func (d *Document) schema(at string) (*jsonschema.Schema, error) {
