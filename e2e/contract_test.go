@@ -19,7 +19,7 @@ func TestEveryRouteBearsEverything(t *testing.T) {
 	}
 	id := ""
 	contracttest.Fuzz(t, doc, contracttest.Target{
-		Base: s.url, Key: c.key, Other: other.key, Admin: bootstrapKey, Rounds: 3, Patience: time.Minute,
+		Base: s.url, Key: c.key, Other: other.key, Admin: bootstrapKey, Rounds: 5, Most: 80, Patience: time.Minute,
 		Subject: func(op *contracttest.Operation) map[string]string {
 			if !strings.Contains(op.Path, "/sandboxes/{id}") && !strings.Contains(op.Path, "/computers/{id}") {
 				return nil

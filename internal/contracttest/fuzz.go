@@ -34,6 +34,9 @@ type Target struct {
 	Other  string // of another tenant
 	Admin  string // an operator's
 	Rounds int    // random requests an operation, beside those that are always made
+	// Most bounds the requests of an operation, 0: all. Beyond it a random choice
+	// of them is made.
+	Most int
 	// Subject returns values for the {names} of an operation's path that belong
 	// to Key's tenant, made anew for each operation. Names it lacks get a word
 	// that names nothing.
@@ -127,7 +130,13 @@ func (f *fuzzer) operation(op *Operation, m *maker) {
 			}
 		})
 	}
-	for _, a := range f.attempts(op, m, subject) {
+	list := f.attempts(op, m, subject)
+	if n := len(list); f.Most > 0 && n > f.Most && *roundsFlag == 0 {
+		// The first few are who may call at all.
+		m.rand.Shuffle(n-8, func(i, j int) { list[8+i], list[8+j] = list[8+j], list[8+i] })
+		list = list[:f.Most]
+	}
+	for _, a := range list {
 		queue <- a
 	}
 	close(queue)
