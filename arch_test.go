@@ -33,7 +33,8 @@ var mayImport = map[string][]string{
 	"internal/supervisor":          {"sandbox", "internal/event", "internal/runtime", "internal/guest"},
 	"internal/builder":             {"sandbox", "internal/event", "internal/image", "internal/blob", "internal/runtime", "internal/guest"},
 	"internal/agent":               {"sandbox", "internal/guest", "internal/agent"},
-	"internal/server":              {"api", "docs", "sandbox", "internal/event", "internal/guest", "internal/server"},
+	"internal/server":              {"api", "sandbox", "internal/event", "internal/guest", "internal/server"},
+	"internal/server/reference":    {"docs"},
 	"internal/runtime/runtimetest": {"sandbox", "internal/runtime", "internal/guest"},
 	"internal/runtime/gvisor":      {"sandbox", "internal/runtime", "internal/guest", "internal/blob", "internal/network", "internal/runtime/gvisor"},
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -123,5 +124,21 @@ func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request, _ sandbox.Calle
 		return err
 	}
 	writeRaw(w, http.StatusOK, raw)
+	return nil
+}
+
+// docs answers with the page. It is made once.
+func (s *Server) docs(w http.ResponseWriter, _ *http.Request, _ sandbox.Caller) error {
+	page, err := s.page()
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'")
+	h.Set("Cache-Control", "max-age=300")
+	h.Set("Content-Length", strconv.Itoa(len(page)))
+	bound(w, int64(len(page)))
+	_, _ = w.Write(page) // a client that has left is no error of ours
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"silica.dev/silica/internal/server/reference"
 	"silica.dev/silica/sandbox"
 )
 
@@ -141,7 +142,7 @@ func New(cfg Config, deps Deps) *Server {
 		if err != nil {
 			return nil, err
 		}
-		return renderReference(contract)
+		return reference.Render(contract)
 	})
 	s.mux = s.mount()
 	deps.Accounts.OnAccounts(s.recheck)

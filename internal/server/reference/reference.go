@@ -1,4 +1,6 @@
-package server
+// Package reference turns the contract into a page for people, so that nobody has
+// to read YAML.
+package reference
 
 import (
 	"bytes"
@@ -7,83 +9,65 @@ import (
 	"fmt"
 	"html/template"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 
 	"silica.dev/silica/docs"
-	"silica.dev/silica/sandbox"
 )
 
-// referencePage turns a reference into HTML. It needs no script and asks for
+// page turns a reference into HTML. It needs no script and asks for
 // nothing outside.
 //
-//go:embed reference.html
-var referencePage string
+//go:embed page.html
+var page string
 
 // reference is the contract as people read it.
 type reference struct {
 	Title, Version string
 	About          []string // paragraphs
-	Groups         []refGroup
-	Errors         []refError
+	Groups         []group
+	Errors         []refusal
 }
 
-type refGroup struct {
+type group struct {
 	Name, About string
-	Operations  []refOperation
+	Operations  []operation
 }
 
-type refOperation struct {
+type operation struct {
 	ID, Method, Path, Summary, About string
 	Scope                            string
 	Limits                           []string
-	Parameters                       []refField
-	Bodies                           []refBody
-	Answers                          []refAnswer
+	Parameters                       []field
+	Bodies                           []body
+	Answers                          []answer
 }
 
-type refBody struct {
+type body struct {
 	Kind     string
 	Optional bool
 	Type     string // when there are no fields
-	Fields   []refField
+	Fields   []field
 	Example  string
 }
 
-type refAnswer struct {
+type answer struct {
 	Status, About string
-	Bodies        []refBody
+	Bodies        []body
 }
 
-// refField is a parameter, or a member of a body. Depth is how far it is in.
-type refField struct {
+// field is a parameter, or a member of a body. Depth is how far it is in.
+type field struct {
 	Name, In, Type, About string
 	Required              bool
 	Depth                 int
 }
 
-type refError struct{ Code, Status, Cause, Cure string }
+type refusal struct{ Code, Status, Cause, Cure string }
 
-// docs answers with the page. It is made once.
-func (s *Server) docs(w http.ResponseWriter, _ *http.Request, _ sandbox.Caller) error {
-	page, err := s.page()
-	if err != nil {
-		return err
-	}
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'")
-	h.Set("Cache-Control", "max-age=300")
-	h.Set("Content-Length", strconv.Itoa(len(page)))
-	bound(w, int64(len(page)))
-	_, _ = w.Write(page) // a client that has left is no error of ours
-	return nil
-}
-
-// renderReference makes the page from the contract as JSON.
-func renderReference(contract []byte) ([]byte, error) {
+// Render makes the page from the contract as JSON.
+func Render(contract []byte) ([]byte, error) {
 	var doc map[string]any
 	if err := json.Unmarshal(contract, &doc); err != nil {
 		return nil, fmt.Errorf("read the contract: %w", err)
@@ -91,7 +75,7 @@ func renderReference(contract []byte) ([]byte, error) {
 	t, err := template.New("reference").Funcs(template.FuncMap{
 		"indent": func(n int) string { return strings.Repeat("\u2003", n) },
 		"lower":  strings.ToLower,
-	}).Parse(referencePage)
+	}).Parse(page)
 	if err != nil {
 		return nil, fmt.Errorf("read the page: %w", err)
 	}
@@ -107,11 +91,11 @@ func refer(doc map[string]any) reference {
 	info := r.at(doc["info"])
 	ref := reference{Title: text(info, "title"), Version: text(info, "version"), Errors: errorRows(docs.Errors)}
 	ref.About = strings.Split(strings.TrimSpace(text(info, "description")), "\n\n")
-	byTag := map[string][]refOperation{}
+	byTag := map[string][]operation{}
 	paths := r.at(doc["paths"])
 	for _, path := range slices.Sorted(maps.Keys(paths)) {
 		item := r.at(paths[path])
-		for _, method := range []string{"get", "post", "put", "patch", "delete"} {
+		for _, method := range []string{"get", "head", "post", "put", "patch", "delete"} {
 			if op := r.at(item[method]); op != nil {
 				tags, _ := op["tags"].([]any)
 				tag := "other"
@@ -126,12 +110,12 @@ func refer(doc map[string]any) reference {
 	for _, t := range tags {
 		name := text(r.at(t), "name")
 		if len(byTag[name]) > 0 {
-			ref.Groups = append(ref.Groups, refGroup{name, text(r.at(t), "description"), byTag[name]})
+			ref.Groups = append(ref.Groups, group{name, text(r.at(t), "description"), byTag[name]})
 			delete(byTag, name)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(byTag)) {
-		ref.Groups = append(ref.Groups, refGroup{Name: name, Operations: byTag[name]})
+		ref.Groups = append(ref.Groups, group{Name: name, Operations: byTag[name]})
 	}
 	return ref
 }
@@ -159,8 +143,8 @@ func text(m map[string]any, name string) string {
 	return s
 }
 
-func (r referrer) operation(method, path string, op map[string]any) refOperation {
-	o := refOperation{
+func (r referrer) operation(method, path string, op map[string]any) operation {
+	o := operation{
 		ID: text(op, "operationId"), Method: strings.ToUpper(method), Path: path, Summary: text(op, "summary"),
 		About: text(op, "description"), Scope: text(op, "x-silica-scope"),
 	}
@@ -187,17 +171,17 @@ func (r referrer) operation(method, path string, op map[string]any) refOperation
 			continue // the same everywhere: it has its own section
 		}
 		a := r.at(answers[status])
-		o.Answers = append(o.Answers, refAnswer{status, text(a, "description"), r.bodies(a, false)})
+		o.Answers = append(o.Answers, answer{status, text(a, "description"), r.bodies(a, false)})
 	}
 	return o
 }
 
-func (r referrer) bodies(m map[string]any, optional bool) []refBody {
+func (r referrer) bodies(m map[string]any, optional bool) []body {
 	content := r.at(m["content"])
-	var list []refBody
+	var list []body
 	for _, kind := range slices.Sorted(maps.Keys(content)) {
 		media := r.at(content[kind])
-		b := refBody{Kind: kind, Optional: optional, Type: r.typeOf(media["schema"])}
+		b := body{Kind: kind, Optional: optional, Type: r.typeOf(media["schema"])}
 		r.fields(media["schema"], 0, &b.Fields)
 		if kind == "application/json" {
 			sample := media["example"]
@@ -221,7 +205,7 @@ func (r referrer) bodies(m map[string]any, optional bool) []refBody {
 const deepest = 3
 
 // fields lists the members of an object, those of what is in it behind it.
-func (r referrer) fields(schema any, depth int, to *[]refField) {
+func (r referrer) fields(schema any, depth int, to *[]field) {
 	s := r.at(schema)
 	if items := r.at(s["items"]); s["properties"] == nil && items != nil {
 		s = items
@@ -250,9 +234,9 @@ func (r referrer) fields(schema any, depth int, to *[]refField) {
 	}
 }
 
-func (r referrer) field(name string, schema any, required bool, depth int) refField {
+func (r referrer) field(name string, schema any, required bool, depth int) field {
 	s := r.at(schema)
-	f := refField{Name: name, Type: r.typeOf(schema), About: text(s, "description"), Required: required, Depth: depth}
+	f := field{Name: name, Type: r.typeOf(schema), About: text(s, "description"), Required: required, Depth: depth}
 	note := func(format string, v any) {
 		if f.About != "" {
 			f.About += ". "
@@ -366,9 +350,9 @@ func (r referrer) sample(schema any, name string, depth int) any {
 }
 
 // errorRows reads the tables of docs/errors.md: code, status, cause, cure.
-func errorRows(page string) []refError {
-	var rows []refError
-	for line := range strings.Lines(page) {
+func errorRows(text string) []refusal {
+	var rows []refusal
+	for line := range strings.Lines(text) {
 		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), " | ")
 		if len(cells) != 4 || !strings.HasPrefix(strings.TrimSpace(cells[0]), "`") {
 			continue
@@ -376,7 +360,7 @@ func errorRows(page string) []refError {
 		for i := range cells {
 			cells[i] = strings.ReplaceAll(strings.TrimSpace(cells[i]), "`", "")
 		}
-		rows = append(rows, refError{cells[0], cells[1], cells[2], cells[3]})
+		rows = append(rows, refusal{cells[0], cells[1], cells[2], cells[3]})
 	}
 	return rows
 }
