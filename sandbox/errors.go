@@ -54,6 +54,7 @@ const (
 	CodeExecTimeout      = "EXEC_TIMEOUT"
 	CodeTimeout          = "TIMEOUT"
 	CodeUnavailable      = "UNAVAILABLE"
+	CodeNodeUnavailable  = "NODE_UNAVAILABLE"
 	CodeMethodNotAllowed = "METHOD_NOT_ALLOWED"
 	CodeHostFull         = "HOST_CAPACITY_EXHAUSTED"
 	CodeWorkdirNotFound  = "WORKING_DIR_NOT_FOUND"

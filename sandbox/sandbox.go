@@ -76,6 +76,7 @@ type Sandbox struct {
 	// sandbox that has ended with Freed unset is cleaned up again after a
 	// restart.
 	Freed bool
+	Node  string // the server that has it, when several share a database
 
 	CreatedAt   time.Time
 	UpdatedAt   time.Time

@@ -25,8 +25,11 @@ var migrations embed.FS
 type dialect interface {
 	// open connects a writer, of one connection, and readers.
 	open(cfg Config) (write, read *sql.DB, err error)
-	// begin is the first thing in a writing transaction.
-	begin(tx *sql.Tx) error
+	// begin is the first thing in a writing transaction. turn names it for
+	// committed, which tells whether the last one has happened although its
+	// commit was cut off.
+	begin(tx *sql.Tx) (turn string, err error)
+	committed(db *sql.DB, turn string) (bool, error)
 	// numberKey defines a primary key that numbers its rows, none twice.
 	numberKey() string
 	// goose names the dialect to who runs the migrations.
@@ -82,6 +85,8 @@ var (
 	errClosed       = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server is shutting down")
 	errDatabaseFull = sandbox.E(sandbox.Unavailable, sandbox.CodeHostFull, "the server's disk is full")
 	errDatabaseAway = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the server's database can't be used just now: try again soon")
+	errUnknown      = sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "the server's database went away while it stored this: it may have happened, look before you repeat it")
+	errNotHere      = sandbox.E(sandbox.Unavailable, sandbox.CodeNodeUnavailable, "the sandbox is on another server")
 	errBadText      = sandbox.E(sandbox.Invalid, sandbox.CodeValidation, "text must be UTF-8 without NUL characters")
 )
 

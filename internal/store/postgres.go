@@ -10,6 +10,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -26,7 +27,7 @@ import (
 // repeating), and a reader who has seen an event with some number never misses
 // one with a lower number that commits late. What limits a fleet is then one
 // server's rate of small commits, which each daemon makes fewer by batching.
-type postgresDialect struct{}
+type postgresDialect struct{ node string }
 
 const (
 	postgresReaders = 16
@@ -73,9 +74,35 @@ func orElse(v, standard time.Duration) time.Duration {
 
 func millis(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
 
-func (postgresDialect) begin(tx *sql.Tx) error {
-	_, err := tx.Exec(`select pg_advisory_xact_lock($1)`, writersTurn)
-	return err
+// takeTurn waits for the turn and notes whose it is, in one statement: the row
+// to write comes from the select that takes the lock.
+const takeTurn = `with turn as (select pg_advisory_xact_lock($1))
+	insert into commits (node, turn) select $2, $3 from turn
+	on conflict (node) do update set turn = excluded.turn`
+
+func (d postgresDialect) begin(tx *sql.Tx) (string, error) {
+	turn := uuid.NewString()
+	_, err := tx.Exec(takeTurn, writersTurn, d.node, turn)
+	return turn, err
+}
+
+// committed waits for the turn, too: whoever had it is through then, be it a
+// connection that nobody holds the other end of.
+func (d postgresDialect) committed(db *sql.DB, turn string) (bool, error) {
+	tx, err := db.Begin()
+	if err != nil {
+		return false, err
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`select pg_advisory_xact_lock($1)`, writersTurn); err != nil {
+		return false, err
+	}
+	var last string
+	err = tx.QueryRow(`select turn from commits where node = $1`, d.node).Scan(&last)
+	if none(err) {
+		return false, nil
+	}
+	return last == turn, err
 }
 
 // Classes and codes of PostgreSQL's errors: its manual, appendix A.

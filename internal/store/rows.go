@@ -15,7 +15,7 @@ var columns = []string{
 	"name", "slug", "template", "revision", "image", "milli_cpu", "memory", "disk", "env",
 	"state", "ready", "reason", "boot_path", "boot", "timeout", "idle", "persist", "always_on", "auto_start",
 	"tags", "metadata", "freed", "created_at", "updated_at", "started_at", "ready_at", "destroyed_at",
-	"base", "files", "ran", "stopped_at", "extended_at",
+	"base", "files", "ran", "stopped_at", "extended_at", "node",
 }
 
 var (
@@ -67,7 +67,7 @@ func values(sb sandbox.Sandbox) ([]any, error) {
 		sb.Timeout.Microseconds(), sb.Idle.Microseconds(), sb.Persist, sb.AlwaysOn, sb.AutoStart,
 		string(tags), string(metadata), sb.Freed,
 		micros(sb.CreatedAt), micros(sb.UpdatedAt), micros(sb.StartedAt), micros(sb.ReadyAt), micros(sb.DestroyedAt),
-		string(sb.Base), string(sb.Files), sb.Ran.Microseconds(), micros(sb.StoppedAt), micros(sb.ExtendedAt),
+		string(sb.Base), string(sb.Files), sb.Ran.Microseconds(), micros(sb.StoppedAt), micros(sb.ExtendedAt), sb.Node,
 	}, nil
 }
 
@@ -86,7 +86,7 @@ func scan(row scanner) (sb sandbox.Sandbox, err error) {
 		&timeout, &idle, &sb.Persist, &sb.AlwaysOn, &sb.AutoStart,
 		&tags, &metadata, &sb.Freed,
 		&created, &updated, &started, &ready, &destroyed,
-		&sb.Base, &sb.Files, &ran, &stopped, &extended,
+		&sb.Base, &sb.Files, &ran, &stopped, &extended, &sb.Node,
 	)
 	if err != nil {
 		return sandbox.Sandbox{}, err

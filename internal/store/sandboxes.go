@@ -47,6 +47,7 @@ func (s *Store) Create(ctx context.Context, sb sandbox.Sandbox, req sandbox.Crea
 			return err
 		}
 		row := sb
+		row.Node = s.cfg.Node
 		if row.Workspace, row.Project, err = t.place(sb.Tenant, req.Workspace, req.Project, sb.CreatedAt); err != nil {
 			return err
 		}
@@ -127,8 +128,8 @@ func (t *tx) claim(sb sandbox.Sandbox) (sandbox.Sandbox, error) {
 		return sandbox.Sandbox{}, nil
 	}
 	m, err := scan(t.row(selectSandbox+`where state = $1 and template = $2 and revision = $3
-		and milli_cpu = $4 and memory = $5 and disk = $6 order by created_at limit 1`,
-		string(sandbox.Warm), sb.Spec.Template, sb.Spec.Revision, sb.Spec.MilliCPU, sb.Spec.Memory, sb.Spec.Disk))
+		and milli_cpu = $4 and memory = $5 and disk = $6 and node = $7 order by created_at limit 1`,
+		string(sandbox.Warm), sb.Spec.Template, sb.Spec.Revision, sb.Spec.MilliCPU, sb.Spec.Memory, sb.Spec.Disk, sb.Node))
 	if none(err) {
 		return sandbox.Sandbox{}, nil
 	}
@@ -171,6 +172,7 @@ func (t *tx) update(sb sandbox.Sandbox, from sandbox.State) error {
 
 // AddMember inserts a sandbox without a tenant, for the warm pool.
 func (s *Store) AddMember(ctx context.Context, sb sandbox.Sandbox) error {
+	sb.Node = s.cfg.Node
 	return s.do(ctx, "add pool member", func(t *tx) error { return t.insert(sb) })
 }
 
@@ -214,6 +216,9 @@ func (t *tx) change(id sandbox.ID, from, to sandbox.State, change func(*sandbox.
 	}
 	if err != nil {
 		return sandbox.Sandbox{}, err
+	}
+	if sb.Node != t.node {
+		return sandbox.Sandbox{}, errNotHere
 	}
 	if sb.State != from {
 		return sandbox.Sandbox{}, moved.With("state", sb.State)
@@ -316,15 +321,15 @@ func (s *Store) List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, 
 		strings.Join(where, " and "), len(args)-1, len(args)), args...)
 }
 
-// Unfreed returns every sandbox that may hold something on the host, whosever
+// Unfreed returns every sandbox that may hold something on this host, whosever
 // it is, oldest first.
 func (s *Store) Unfreed(ctx context.Context) ([]sandbox.Sandbox, error) {
-	return s.query(ctx, `where freed = $1 order by created_at, id`, false)
+	return s.query(ctx, `where freed = $1 and node = $2 order by created_at, id`, false, s.cfg.Node)
 }
 
-// Warm returns the members of the warm pool, oldest first.
+// Warm returns the members of this node's warm pool, oldest first.
 func (s *Store) Warm(ctx context.Context) ([]sandbox.Sandbox, error) {
-	return s.query(ctx, `where state = $1 order by created_at, id`, string(sandbox.Warm))
+	return s.query(ctx, `where state = $1 and node = $2 order by created_at, id`, string(sandbox.Warm), s.cfg.Node)
 }
 
 func (s *Store) query(ctx context.Context, rest string, args ...any) ([]sandbox.Sandbox, error) {

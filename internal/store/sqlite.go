@@ -51,7 +51,9 @@ func sqliteDSN(path string, more ...string) string {
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
 }
 
-func (sqliteDialect) begin(*sql.Tx) error { return nil }
+// A commit to a file either succeeds or has not happened.
+func (sqliteDialect) begin(*sql.Tx) (string, error)           { return "", nil }
+func (sqliteDialect) committed(*sql.DB, string) (bool, error) { return false, nil }
 
 func (sqliteDialect) numberKey() string { return "integer primary key autoincrement" }
 

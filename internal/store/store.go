@@ -24,6 +24,9 @@ import (
 type Config struct {
 	URL           string        // postgres://…; empty: SQLite
 	Path          string        // the SQLite file
+	Node          string        // the id of this server among those that share the database
+	NodeURL       string        // where the others reach it; empty: nowhere
+	Version       string        // of this server, to show
 	KeepEvents    time.Duration // default 7 days
 	KeepSandboxes time.Duration // after their end; default 30 days
 	KeepRuns      time.Duration // what was used, after it was; default 400 days
@@ -48,6 +51,7 @@ type Store struct {
 	closed sync.Once
 	done   sync.WaitGroup
 	keys   keyCache
+	others others
 
 	mu         sync.Mutex
 	announce   func(event.Event)
@@ -70,7 +74,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s := &Store{cfg: cfg, dialect: sqliteDialect{}, jobs: make(chan *job), quit: make(chan struct{})}
 	if cfg.URL != "" {
-		s.dialect = postgresDialect{}
+		s.dialect = postgresDialect{cfg.Node}
 	}
 	var err error
 	if s.write, s.read, err = s.open(cfg); err != nil {
@@ -81,6 +85,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, errors.Join(classify(err), s.read.Close(), s.write.Close())
 	}
 	s.done.Go(s.commitLoop)
+	if err := s.join(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	s.done.Go(s.pruneLoop)
 	s.done.Go(s.accountsLoop)
 	return s, nil

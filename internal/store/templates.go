@@ -8,6 +8,9 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
+// Templates and snapshots are rows of this node: what they refer to is in its
+// data folder.
+
 // SaveTemplate makes t the current revision of its slug.
 func (s *Store) SaveTemplate(ctx context.Context, t sandbox.Template) error {
 	env, err := json.Marshal(t.Env)
@@ -15,12 +18,12 @@ func (s *Store) SaveTemplate(ctx context.Context, t sandbox.Template) error {
 		return fmt.Errorf("template env: %w", err)
 	}
 	return s.do(ctx, "save template", func(x *tx) error {
-		_, err := x.exec(`insert into templates (slug, name, description, revision, image, workdir, env, created_at)
-			values ($1, $2, $3, $4, $5, $6, $7, $8)
-			on conflict (slug) do update set name = excluded.name, description = excluded.description,
+		_, err := x.exec(`insert into templates (slug, name, description, revision, image, workdir, env, created_at, node)
+			values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+			on conflict (node, slug) do update set name = excluded.name, description = excluded.description,
 				revision = excluded.revision, image = excluded.image, workdir = excluded.workdir,
 				env = excluded.env, created_at = excluded.created_at`,
-			t.Slug, t.Name, t.Description, t.Revision, string(t.Image), t.Workdir, string(env), micros(t.CreatedAt))
+			t.Slug, t.Name, t.Description, t.Revision, string(t.Image), t.Workdir, string(env), micros(t.CreatedAt), s.cfg.Node)
 		return err
 	})
 }
@@ -40,7 +43,7 @@ func scanTemplate(row scanner) (t sandbox.Template, err error) {
 // Template returns the current revision of a template. [sandbox.NotFound] when
 // none was ever built.
 func (s *Store) Template(ctx context.Context, slug string) (sandbox.Template, error) {
-	t, err := scanTemplate(s.read.QueryRowContext(ctx, selectTemplate+`where slug = $1`, slug))
+	t, err := scanTemplate(s.read.QueryRowContext(ctx, selectTemplate+`where node = $1 and slug = $2`, s.cfg.Node, slug))
 	if none(err) {
 		return sandbox.Template{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "template not found")
 	}
@@ -49,7 +52,7 @@ func (s *Store) Template(ctx context.Context, slug string) (sandbox.Template, er
 
 // Templates returns the current revision of every template, by slug.
 func (s *Store) Templates(ctx context.Context) ([]sandbox.Template, error) {
-	rows, err := s.read.QueryContext(ctx, selectTemplate+`order by slug`)
+	rows, err := s.read.QueryContext(ctx, selectTemplate+`where node = $1 order by slug`, s.cfg.Node)
 	if err != nil {
 		return nil, wrap(err, "list templates")
 	}
@@ -69,9 +72,9 @@ func (s *Store) Templates(ctx context.Context) ([]sandbox.Template, error) {
 // replacing another one.
 func (s *Store) SaveSnapshot(ctx context.Context, n sandbox.Snapshot) error {
 	return s.do(ctx, "save snapshot", func(t *tx) error {
-		_, err := t.exec(`insert into snapshots (template, revision, name, ref, created_at) values ($1, $2, $3, $4, $5)
-			on conflict (template, revision, name) do update set ref = excluded.ref, created_at = excluded.created_at`,
-			n.Template, n.Revision, n.Key, string(n.Ref), micros(n.CreatedAt))
+		_, err := t.exec(`insert into snapshots (template, revision, name, ref, created_at, node) values ($1, $2, $3, $4, $5, $6)
+			on conflict (node, template, revision, name) do update set ref = excluded.ref, created_at = excluded.created_at`,
+			n.Template, n.Revision, n.Key, string(n.Ref), micros(n.CreatedAt), s.cfg.Node)
 		return err
 	})
 }
@@ -88,7 +91,8 @@ func scanSnapshot(row scanner) (n sandbox.Snapshot, err error) {
 // Snapshot returns the snapshot that serves a template revision and key.
 // [sandbox.NotFound] when there is none.
 func (s *Store) Snapshot(ctx context.Context, slug, revision, key string) (sandbox.Snapshot, error) {
-	n, err := scanSnapshot(s.read.QueryRowContext(ctx, selectSnapshot+`where template = $1 and revision = $2 and name = $3`, slug, revision, key))
+	n, err := scanSnapshot(s.read.QueryRowContext(ctx, selectSnapshot+`where node = $1 and template = $2 and revision = $3 and name = $4`,
+		s.cfg.Node, slug, revision, key))
 	if none(err) {
 		return sandbox.Snapshot{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "snapshot not found")
 	}
@@ -97,7 +101,7 @@ func (s *Store) Snapshot(ctx context.Context, slug, revision, key string) (sandb
 
 // Snapshots returns all snapshots, newest first.
 func (s *Store) Snapshots(ctx context.Context) ([]sandbox.Snapshot, error) {
-	rows, err := s.read.QueryContext(ctx, selectSnapshot+`order by created_at desc`)
+	rows, err := s.read.QueryContext(ctx, selectSnapshot+`where node = $1 order by created_at desc`, s.cfg.Node)
 	if err != nil {
 		return nil, wrap(err, "list snapshots")
 	}
@@ -116,7 +120,7 @@ func (s *Store) Snapshots(ctx context.Context) ([]sandbox.Snapshot, error) {
 // DeleteSnapshot forgets a snapshot; an unknown one is a success.
 func (s *Store) DeleteSnapshot(ctx context.Context, ref sandbox.Ref) error {
 	return s.do(ctx, "delete snapshot", func(t *tx) error {
-		_, err := t.exec(`delete from snapshots where ref = $1`, string(ref))
+		_, err := t.exec(`delete from snapshots where node = $1 and ref = $2`, s.cfg.Node, string(ref))
 		return err
 	})
 }

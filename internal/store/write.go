@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"silica.dev/silica/internal/event"
+	"silica.dev/silica/sandbox"
 )
 
 // job is one caller's transaction. run may be called twice: it must set all its
@@ -21,9 +22,13 @@ type job struct {
 // maxBatch bounds how many callers' transactions share one commit.
 const maxBatch = 64
 
+// outcomeWait bounds how long the outcome of a commit may stay unknown.
+const outcomeWait = 2 * time.Minute
+
 // tx is one transaction.
 type tx struct {
 	sql    *sql.Tx
+	node   string
 	events []event.Event
 }
 
@@ -104,13 +109,14 @@ func (s *Store) commit(batch ...*job) error {
 	if err != nil {
 		return classify(err)
 	}
-	if err := s.begin(sqlTx); err != nil {
+	turn, err := s.begin(sqlTx)
+	if err != nil {
 		_ = sqlTx.Rollback()
 		return classify(err)
 	}
 	var events []event.Event
 	for _, j := range batch {
-		t := &tx{sql: sqlTx}
+		t := &tx{sql: sqlTx, node: s.cfg.Node}
 		err := context.Cause(j.ctx)
 		if err == nil {
 			err = j.run(t)
@@ -123,7 +129,12 @@ func (s *Store) commit(batch ...*job) error {
 	}
 	if err := sqlTx.Commit(); err != nil {
 		_ = sqlTx.Rollback()
-		return classify(err)
+		if err = classify(err); !sandbox.HasCode(err, sandbox.CodeUnavailable) {
+			return err
+		}
+		if err := s.outcome(turn, err); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	announce := s.announce
@@ -134,6 +145,32 @@ func (s *Store) commit(batch ...*job) error {
 		}
 	}
 	return nil
+}
+
+// outcome finds out about a commit that was cut off by cause: nil says that it
+// has happened. Until the database can tell, others are turned away at once.
+func (s *Store) outcome(turn string, cause error) error {
+	giveUp := time.NewTimer(outcomeWait)
+	defer giveUp.Stop()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			switch committed, err := s.committed(s.write, turn); {
+			case err == nil && committed:
+				return nil
+			case err == nil:
+				return cause
+			}
+		case j := <-s.jobs:
+			j.done <- errDatabaseAway
+		case <-giveUp.C:
+			return errUnknown.Because(cause)
+		case <-s.quit:
+			return errUnknown.Because(cause)
+		}
+	}
 }
 
 func micros(t time.Time) int64 {
