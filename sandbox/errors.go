@@ -60,6 +60,9 @@ const (
 	CodeWorkdirNotFound  = "WORKING_DIR_NOT_FOUND"
 	CodeRange            = "RANGE_NOT_SATISFIABLE"
 	CodeUpgradeRequired  = "UPGRADE_REQUIRED"
+	CodeTokenExpired     = "STREAM_TOKEN_EXPIRED"
+	CodeTokenUsed        = "STREAM_TOKEN_USED"
+	CodeTokenMismatch    = "STREAM_TOKEN_MISMATCH"
 	CodeNoSuchTemplate   = "not_found"     // lower case: so the catalogue's contract spells it
 	CodeDraining         = "DRAINING"      // the server takes no new sandboxes
 	CodeStartFailed      = "START_FAILED"  // event: the sandbox never came to run

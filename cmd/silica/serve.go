@@ -127,7 +127,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 
 	ready := make(chan struct{})
 	api := server.New(server.Config{
-		Version: version, DefaultTemplate: defaultTemplate, RateLimit: c.RateLimit,
+		Version: version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
 	}, server.Deps{
 		Sandboxes: super, Events: events, Accounts: rows, Templates: officialTemplates{rows}, Log: log,
 		Ready: func(context.Context) error { return readiness(ready, build) },

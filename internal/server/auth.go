@@ -33,6 +33,9 @@ func (s *Server) authenticate(r *http.Request, rt route) (sandbox.Caller, error)
 	if !ok || !strings.EqualFold(scheme, "Bearer") || secret == "" {
 		return sandbox.Caller{}, errKey
 	}
+	if t, ours := s.tokens.find(secret); ours && rt.limit&tokened != 0 {
+		return s.redeem(r, secret, t)
+	}
 	c, err := s.identify(r, secret, s.deps.Accounts.Authenticate)
 	if err == nil {
 		s.trusted.add(secret)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
@@ -61,11 +62,17 @@ func (talk *dialogue) listen(p socket.Program, left func()) {
 	})
 }
 
+// lastWords is how long the program may take for what the client sent before it
+// left.
+const lastWords = time.Second
+
 // close ends what is left of it.
 func (talk *dialogue) close() {
 	talk.conn.Drop()
-	talk.cancel()
+	timer := time.AfterFunc(lastWords, talk.cancel)
 	talk.heard.Wait()
+	timer.Stop()
+	talk.cancel()
 	talk.leave()
 }
 
@@ -115,16 +122,17 @@ var errShutdown = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "serve
 // program is a process in a sandbox as the target of a client's input.
 type program struct {
 	guest    *guest.Client
-	pid      uint32 // 0: it never ran
+	id       uint64 // of one that was spawned; else
+	pid      uint32 // which is 0 when it never ran
 	terminal bool
 }
 
 func (p program) Input(ctx context.Context, b []byte) error {
-	return p.guest.SendInput(ctx, &guestpb.SendInputRequest{Pid: p.pid, Data: b})
+	return p.guest.SendInput(ctx, &guestpb.SendInputRequest{Id: p.id, Pid: p.pid, Data: b})
 }
 
 func (p program) End(ctx context.Context) error {
-	return p.guest.SendInput(ctx, &guestpb.SendInputRequest{Pid: p.pid, Close: true})
+	return p.guest.SendInput(ctx, &guestpb.SendInputRequest{Id: p.id, Pid: p.pid, Close: true})
 }
 
 // maxCells bounds both sides of a terminal.
@@ -137,7 +145,7 @@ func (p program) Resize(ctx context.Context, cols, rows int) error {
 	if !p.terminal {
 		return nil // clients send their size whether or not there is a terminal
 	}
-	return p.guest.Resize(ctx, &guestpb.ResizeRequest{Pid: p.pid, Pty: &guestpb.Pty{Cols: uint32(cols), Rows: uint32(rows)}})
+	return p.guest.Resize(ctx, &guestpb.ResizeRequest{Id: p.id, Pid: p.pid, Pty: &guestpb.Pty{Cols: uint32(cols), Rows: uint32(rows)}})
 }
 
 func checkSize(cols, rows int64) error {
@@ -155,7 +163,7 @@ func (p program) Signal(ctx context.Context, name string) error {
 	if !ok {
 		return sandbox.Field("signal", "is no signal")
 	}
-	return p.guest.Signal(ctx, &guestpb.SignalRequest{Pid: p.pid, Signal: sig, Tree: true})
+	return p.guest.Signal(ctx, &guestpb.SignalRequest{Id: p.id, Pid: p.pid, Signal: sig, Tree: true})
 }
 
 // signals are those of Linux that clients have a use for.

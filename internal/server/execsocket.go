@@ -68,7 +68,7 @@ func (s *Server) execSocket(w http.ResponseWriter, r *http.Request, c sandbox.Ca
 				return err
 			}
 			defer talk.close()
-			talk.listen(program{x.guest, ev.GetStarted().GetPid(), req.Pty != nil}, func() { x.abort(errClientLeft) })
+			talk.listen(program{guest: x.guest, pid: ev.GetStarted().GetPid(), terminal: req.Pty != nil}, func() { x.abort(errClientLeft) })
 			continue
 		}
 		if err != nil {

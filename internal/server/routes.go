@@ -40,6 +40,7 @@ const (
 	streamed                   // may stay long, and is one of the tenant's streams
 	operator                   // must get through whatever else is under way
 	socketed                   // a WebSocket: the key may come where a browser can put it
+	tokened                    // a token of its own will do instead of a key
 )
 
 // names lists the classes of a limit for readers of the document.
@@ -144,6 +145,13 @@ func (s *Server) socketRoutes() []route {
 	return []route{
 		{"GET", sbx + "/exec/spawn", sandboxesWrite, counted | streamed | socketed, s.execSpawn},
 		{"GET", sbx + "/exec/stream", sandboxesWrite, counted | streamed | socketed, s.execBinary},
+		{"GET", sbx + "/terminals", sandboxesRead, counted, s.listTerminals},
+		{"POST", sbx + "/terminal", sandboxesWrite, counted, s.createTerminal},
+		{"GET", sbx + "/terminal/stream", sandboxesWrite, counted | streamed | socketed | tokened, s.terminalStream},
+		{"DELETE", sbx + "/terminal/{session}", sandboxesWrite, counted, s.deleteTerminal},
+		{"POST", sbx + "/pty/{session}/resize", sandboxesWrite, counted, s.resizeTerminal},
+		{"POST", sbx + "/exec/resize", sandboxesWrite, counted, s.resizeTerminal},
+
 		{"GET", sbx + "/exec/ws", sandboxesWrite, counted | streamed | socketed, s.execCloseCode},
 	}
 }

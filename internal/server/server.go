@@ -21,6 +21,7 @@ import (
 type Config struct {
 	Version         string
 	DefaultTemplate string // "miosa-sandbox"
+	PublicURL       string // where clients reach the API; empty: as the request says
 	RateLimit       int    // requests a minute and workspace; 0: no limit, also none on polling readiness
 	MaxUpload       int64  // bytes of one file; 100 MiB
 
@@ -103,6 +104,7 @@ type Server struct {
 	trusted  *trusted
 	inFlight *inFlight
 	sockets  openSockets
+	tokens   streamTokens
 	contract func() ([]byte, error) // the OpenAPI document, made once
 	sessions *sessions
 	page     func() ([]byte, error) // the same for people, made once
