@@ -491,6 +491,8 @@ type fakeAgent struct {
 	breakOff func() // cuts every connection
 	ended    chan struct{}
 	told     chan any // what processes were sent: input, sizes, signals
+	spawned  []*spawned
+	stepped  chan struct{} // closed and remade when one of spawned changes
 }
 
 // process is a running command.
@@ -512,7 +514,7 @@ func (p *process) exit(e *guestpb.ProcessEvent_Exited) {
 }
 
 func newFakeAgent(t *testing.T) *fakeAgent {
-	a := &fakeAgent{files: map[string][]byte{}, commands: map[string]func(*process){}, ended: make(chan struct{}), told: make(chan any)}
+	a := &fakeAgent{files: map[string][]byte{}, commands: map[string]func(*process){}, ended: make(chan struct{}), told: make(chan any), stepped: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.Handle(guestpbconnect.NewAgentHandler(a))
 	mux.HandleFunc("/files", a.serveFile)

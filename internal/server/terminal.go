@@ -210,15 +210,12 @@ func (s *Server) resizeTerminal(w http.ResponseWriter, r *http.Request, c sandbo
 	if session == "" {
 		session = f.text(maxLabel, "session_id")
 	}
-	cols, _ := f.integer(1, maxCells, "cols")
-	rows, _ := f.integer(1, maxCells, "rows")
-	if f.err != nil {
-		return f.err
-	}
-	if err := checkSize(cols, rows); err != nil {
-		return err
-	}
+	cols, _ := f.integer(0, 1<<30, "cols")
+	rows, _ := f.integer(0, 1<<30, "rows")
 	err = s.withTerminal(r, c, session, func(ctx context.Context, g *guest.Client, p *guestpb.Process) error {
+		if f.err != nil {
+			return f.err
+		}
 		return program{guest: g, id: p.Id, terminal: true}.Resize(ctx, int(cols), int(rows))
 	})
 	if err != nil {

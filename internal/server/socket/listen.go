@@ -68,7 +68,6 @@ type queue struct {
 	buf    []byte
 	ended  bool // the client has said so
 	closed bool // the client has left
-	deaf   bool // the program takes no more
 }
 
 func newQueue() *queue {
@@ -85,14 +84,14 @@ func wake(ch chan struct{}) {
 // put appends p and then waits until there is room for more, or the client is gone.
 func (q *queue) put(ctx context.Context, gone <-chan struct{}, p []byte) {
 	q.mu.Lock()
-	if !q.deaf && !q.ended {
+	if !q.ended {
 		q.buf = append(q.buf, p...)
 	}
 	q.mu.Unlock()
 	wake(q.more)
 	for {
 		q.mu.Lock()
-		full := len(q.buf) >= maxPending && !q.deaf
+		full := len(q.buf) >= maxPending
 		q.mu.Unlock()
 		if !full {
 			return
@@ -121,8 +120,8 @@ func (q *queue) close() {
 	wake(q.more)
 }
 
-// feed carries the queue into the program. A program that has stopped reading
-// is no error: its output goes on.
+// feed carries the queue into the program. What a program does not take, because
+// it has closed its input or ended, is dropped: its output goes on.
 func (q *queue) feed(ctx context.Context, to Program) {
 	var spare []byte
 	for {
@@ -134,11 +133,7 @@ func (q *queue) feed(ctx context.Context, to Program) {
 		for rest := p; len(rest) > 0 && ctx.Err() == nil; {
 			n := min(len(rest), piece)
 			if to.Input(ctx, rest[:n]) != nil {
-				q.mu.Lock()
-				q.deaf, q.buf = true, nil
-				q.mu.Unlock()
-				wake(q.room)
-				return
+				break
 			}
 			rest = rest[n:]
 		}
