@@ -28,6 +28,7 @@ import (
 	"silica.dev/silica/internal/agent/files"
 	"silica.dev/silica/internal/agent/journal"
 	"silica.dev/silica/internal/agent/proc"
+	"silica.dev/silica/internal/agent/supervise"
 	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/internal/guest/guestpb/guestpbconnect"
 )
@@ -60,6 +61,7 @@ type Agent struct {
 	seed     string
 	journals *journal.Store
 	table    *proc.Table
+	services *supervise.Supervisor
 	files    *files.Files
 	notices  *notices
 	handler  http.Handler
@@ -94,13 +96,24 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.table = table
+	a.services = supervise.New(supervise.Config{
+		File: filepath.Join(cfg.State, "services.json"), Table: table, Journals: a.journals,
+		Spec: func(args []string, dir string, env map[string]string) proc.Spec {
+			return a.complete(args, dir, env, false)
+		},
+		Damaged: func(text string) { a.notices.add(guestpb.Notice_STATE_DAMAGED, text) },
+		Log:     cfg.Log,
+	})
 	a.files = files.New(table.CheckDisk)
 	a.handler = a.routes()
 	return a, nil
 }
 
 // Close ends everything that runs.
-func (a *Agent) Close() { a.table.Close() }
+func (a *Agent) Close() {
+	a.services.Close()
+	a.table.Close()
+}
 
 func (a *Agent) routes() http.Handler {
 	path, rpc := guestpbconnect.NewAgentHandler(service{a: a},

@@ -110,6 +110,7 @@ type guestAgent struct {
 	disk  string   // a file system of 4 MiB
 	ready *os.File // our ends of the ready pipes
 	told  *os.File
+	stop  func() // at once, and all it runs
 }
 
 // trackers are the ways to know a process's tree.
@@ -139,7 +140,19 @@ func one(t testing.TB) *guestAgent {
 
 func start(t testing.TB, tracker string) *guestAgent {
 	t.Helper()
-	a := &guestAgent{root: t.TempDir(), disk: t.TempDir()}
+	return boot(t, tracker, t.TempDir())
+}
+
+// another ends an agent and starts one that finds its files.
+func another(t testing.TB, a *guestAgent) *guestAgent {
+	t.Helper()
+	a.stop()
+	return boot(t, "walk", a.root)
+}
+
+func boot(t testing.TB, tracker, root string) *guestAgent {
+	t.Helper()
+	a := &guestAgent{root: root, disk: t.TempDir(), stop: func() {}}
 	if addr := os.Getenv(envAddr); addr != "" {
 		a.addr = addr
 		a.connect(t)
@@ -169,7 +182,8 @@ func start(t testing.TB, tracker string) *guestAgent {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	a.stop = sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(a.stop)
 	for _, f := range cmd.ExtraFiles {
 		f.Close()
 	}

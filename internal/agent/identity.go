@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"maps"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"silica.dev/silica/internal/agent/proc"
 	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/sandbox"
 )
@@ -38,6 +40,12 @@ func (a *Agent) init(req *guestpb.InitRequest) error {
 	if err := checkInit(req); err != nil {
 		return err
 	}
+	a.become(req)
+	a.remember() // what it starts is to find the sandbox as it will be
+	return nil
+}
+
+func (a *Agent) become(req *guestpb.InitRequest) {
 	id := identity{env: maps.Clone(req.Env), workdir: req.Workdir}
 	if id.workdir == "" {
 		id.workdir = home
@@ -45,7 +53,6 @@ func (a *Agent) init(req *guestpb.InitRequest) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.identity = id
-	a.remember()
 	a.table.SetLimit(int(req.MaxProcesses))
 
 	warn := func(what string, err error) {
@@ -71,7 +78,6 @@ func (a *Agent) init(req *guestpb.InitRequest) error {
 		}
 		warn("nameservers", a.replace("/etc/resolv.conf", []byte(b.String())))
 	}
-	return nil
 }
 
 // remember takes over what an agent before this one left in the sandbox's files.
@@ -80,9 +86,7 @@ func (a *Agent) remember() {
 	if err != nil {
 		a.cfg.Log.Warn("output of earlier processes", "err", err)
 	}
-	for _, l := range a.table.Remember(loaded) {
-		a.journals.Remove(l.Journal)
-	}
+	a.services.Load(a.table.Remember(loaded))
 }
 
 func checkInit(req *guestpb.InitRequest) error {
@@ -162,6 +166,16 @@ func (a *Agent) replace(name string, data []byte) error {
 		return nil
 	}
 	return os.WriteFile(name, data, 0o644)
+}
+
+// complete fills in what a command does not say itself.
+func (a *Agent) complete(args []string, dir string, env map[string]string, terminal bool) proc.Spec {
+	a.mu.Lock()
+	id := a.identity
+	a.mu.Unlock()
+	spec := proc.Spec{Args: args, Dir: cmp.Or(dir, id.workdir)}
+	spec.Env = id.environ(env, spec.Dir, terminal)
+	return spec
 }
 
 // environ is what a process starts with: the defaults, then Init's, then its own.

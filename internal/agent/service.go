@@ -72,19 +72,8 @@ func (a *Agent) spec(m *guestpb.StartRequest) (proc.Spec, error) {
 	if m.TimeoutMs < 0 || m.TimeoutMs > longest {
 		return proc.Spec{}, sandbox.Field("timeout_ms", "is out of range")
 	}
-	a.mu.Lock()
-	id := a.identity
-	a.mu.Unlock()
-	spec := proc.Spec{
-		Args:    m.Args,
-		Dir:     m.Cwd,
-		Stdin:   m.Stdin,
-		Timeout: time.Duration(m.TimeoutMs) * time.Millisecond,
-	}
-	if spec.Dir == "" {
-		spec.Dir = id.workdir
-	}
-	spec.Env = id.environ(m.Env, spec.Dir, m.Pty != nil)
+	spec := a.complete(m.Args, m.Cwd, m.Env, m.Pty != nil)
+	spec.Stdin, spec.Timeout = m.Stdin, time.Duration(m.TimeoutMs)*time.Millisecond
 	if m.Pty != nil {
 		size := sizeOf(m.Pty)
 		spec.PTY = &size

@@ -153,6 +153,35 @@ func (c *Client) Attach(ctx context.Context, req *guestpb.AttachRequest) iter.Se
 	return stream(ctx, c.rpc.Attach, req, func(ev *guestpb.AttachEvent) bool { return ev.GetExited() != nil })
 }
 
+// CreateService adds a service and starts it.
+func (c *Client) CreateService(ctx context.Context, sv *guestpb.Service) (*guestpb.Service, error) {
+	return service(unary(ctx, c.rpc.CreateService, &guestpb.CreateServiceRequest{Service: sv}))
+}
+
+// Services lists the services there are.
+func (c *Client) Services(ctx context.Context) ([]*guestpb.Service, error) {
+	res, err := unary(ctx, c.rpc.ListServices, &guestpb.ListServicesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	return res.Services, nil
+}
+
+// ControlService does something to a service, named by id or name.
+func (c *Client) ControlService(ctx context.Context, ref string, action guestpb.ControlServiceRequest_Action) (*guestpb.Service, error) {
+	return service(unary(ctx, c.rpc.ControlService, &guestpb.ControlServiceRequest{Service: ref, Action: action}))
+}
+
+func service(res *guestpb.ServiceResponse, err error) (*guestpb.Service, error) {
+	if err != nil {
+		return nil, err
+	}
+	if res.Service == nil {
+		return nil, lost
+	}
+	return res.Service, nil
+}
+
 // Stat describes a path without following a final symlink.
 func (c *Client) Stat(ctx context.Context, path string) (*guestpb.Entry, error) {
 	res, err := unary(ctx, c.rpc.Stat, &guestpb.StatRequest{Path: path})

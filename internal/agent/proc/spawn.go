@@ -68,6 +68,27 @@ func (t *Table) Spawn(spec Spec, label Label) (Info, error) {
 	return p.info(), nil
 }
 
+// Serve starts a process that writes into its owner's journal, after what is
+// there, and calls over when it has ended.
+func (t *Table) Serve(spec Spec, label Label, j *journal.Journal, over func(*Process, Exit)) (*Process, error) {
+	p := newProcess(spec)
+	p.label, p.journal, p.id = label, j, j.ID
+	if err := t.spawn(p, spec); err != nil {
+		return nil, err
+	}
+	t.wg.Go(func() {
+		_ = t.follow(context.Background(), p, spec, keeper{j})
+		over(p, p.exit())
+	})
+	return p, nil
+}
+
+// SignalTree sends a signal to a process and everything it started, as far as
+// they live.
+func (t *Table) SignalTree(p *Process, sig unix.Signal) {
+	_ = t.signal(p, Ref{ID: p.id}, sig, true)
+}
+
 // spawn begins a process that has a journal.
 func (t *Table) spawn(p *Process, spec Spec) error {
 	if err := spec.check(); err != nil {
@@ -247,7 +268,7 @@ func (t *Table) Attach(ctx context.Context, id uint64, r Replay, o Observer) err
 	if err != nil {
 		return err
 	}
-	from := r.start(p.journal)
+	from := r.Start(p.journal)
 	if err := o.Attached(p.info(), from); err != nil {
 		return err
 	}
@@ -258,7 +279,8 @@ func (t *Table) Attach(ctx context.Context, id uint64, r Replay, o Observer) err
 	return o.Exited(p.exit())
 }
 
-func (r Replay) start(j *journal.Journal) uint64 {
+// Start finds where to begin in a journal.
+func (r Replay) Start(j *journal.Journal) uint64 {
 	_, end := j.Range()
 	switch {
 	case r.Live:

@@ -32,6 +32,7 @@ const (
 	Notice_OUT_OF_MEMORY    Notice_Kind = 2 // a process was ended to free memory
 	Notice_PROCESS_LIMIT    Notice_Kind = 3 // a fork was refused
 	Notice_DISK_FULL        Notice_Kind = 4 // the writable layer is full
+	Notice_STATE_DAMAGED    Notice_Kind = 6 // a file of the agent's own made no sense and was set aside
 	Notice_TREE_KILLED      Notice_Kind = 5 // a command ran out of time; what it left was killed
 )
 
@@ -43,6 +44,7 @@ var (
 		2: "OUT_OF_MEMORY",
 		3: "PROCESS_LIMIT",
 		4: "DISK_FULL",
+		6: "STATE_DAMAGED",
 		5: "TREE_KILLED",
 	}
 	Notice_Kind_value = map[string]int32{
@@ -51,6 +53,7 @@ var (
 		"OUT_OF_MEMORY":    2,
 		"PROCESS_LIMIT":    3,
 		"DISK_FULL":        4,
+		"STATE_DAMAGED":    6,
 		"TREE_KILLED":      5,
 	}
 )
@@ -137,6 +140,61 @@ func (ProcessEvent_Stream) EnumDescriptor() ([]byte, []int) {
 	return file_guest_proto_rawDescGZIP(), []int{15, 0}
 }
 
+type ControlServiceRequest_Action int32
+
+const (
+	ControlServiceRequest_ACTION_UNSPECIFIED ControlServiceRequest_Action = 0
+	ControlServiceRequest_START              ControlServiceRequest_Action = 1
+	ControlServiceRequest_STOP               ControlServiceRequest_Action = 2 // SIGTERM, and after a while SIGKILL; answers when it has ended
+	ControlServiceRequest_RESTART            ControlServiceRequest_Action = 3
+	ControlServiceRequest_DELETE             ControlServiceRequest_Action = 4
+)
+
+// Enum value maps for ControlServiceRequest_Action.
+var (
+	ControlServiceRequest_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "START",
+		2: "STOP",
+		3: "RESTART",
+		4: "DELETE",
+	}
+	ControlServiceRequest_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"START":              1,
+		"STOP":               2,
+		"RESTART":            3,
+		"DELETE":             4,
+	}
+)
+
+func (x ControlServiceRequest_Action) Enum() *ControlServiceRequest_Action {
+	p := new(ControlServiceRequest_Action)
+	*p = x
+	return p
+}
+
+func (x ControlServiceRequest_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ControlServiceRequest_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_guest_proto_enumTypes[2].Descriptor()
+}
+
+func (ControlServiceRequest_Action) Type() protoreflect.EnumType {
+	return &file_guest_proto_enumTypes[2]
+}
+
+func (x ControlServiceRequest_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ControlServiceRequest_Action.Descriptor instead.
+func (ControlServiceRequest_Action) EnumDescriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{29, 0}
+}
+
 type Entry_Type int32
 
 const (
@@ -176,11 +234,11 @@ func (x Entry_Type) String() string {
 }
 
 func (Entry_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_guest_proto_enumTypes[2].Descriptor()
+	return file_guest_proto_enumTypes[3].Descriptor()
 }
 
 func (Entry_Type) Type() protoreflect.EnumType {
-	return &file_guest_proto_enumTypes[2]
+	return &file_guest_proto_enumTypes[3]
 }
 
 func (x Entry_Type) Number() protoreflect.EnumNumber {
@@ -189,7 +247,7 @@ func (x Entry_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry_Type.Descriptor instead.
 func (Entry_Type) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{24, 0}
+	return file_guest_proto_rawDescGZIP(), []int{30, 0}
 }
 
 type WatchEvent_Kind int32
@@ -243,11 +301,11 @@ func (x WatchEvent_Kind) String() string {
 }
 
 func (WatchEvent_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_guest_proto_enumTypes[3].Descriptor()
+	return file_guest_proto_enumTypes[4].Descriptor()
 }
 
 func (WatchEvent_Kind) Type() protoreflect.EnumType {
-	return &file_guest_proto_enumTypes[3]
+	return &file_guest_proto_enumTypes[4]
 }
 
 func (x WatchEvent_Kind) Number() protoreflect.EnumNumber {
@@ -256,7 +314,7 @@ func (x WatchEvent_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchEvent_Kind.Descriptor instead.
 func (WatchEvent_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{36, 0}
+	return file_guest_proto_rawDescGZIP(), []int{42, 0}
 }
 
 type InitRequest struct {
@@ -1865,6 +1923,390 @@ func (x *ListProcessesResponse) GetProcesses() []*Process {
 	return nil
 }
 
+type Service struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Id                string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name              string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Command           string                 `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"` // for bash, or sh where there is none
+	Env               map[string]string      `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Cwd               string                 `protobuf:"bytes,5,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	Port              uint32                 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`      // where it listens, as its owner says; 0: unknown
+	Restart           string                 `protobuf:"bytes,7,opt,name=restart,proto3" json:"restart,omitempty"` // "always", "on-failure" or "never"
+	CreatedUnixNano   int64                  `protobuf:"varint,8,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
+	UpdatedUnixNano   int64                  `protobuf:"varint,9,opt,name=updated_unix_nano,json=updatedUnixNano,proto3" json:"updated_unix_nano,omitempty"`
+	Status            string                 `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"` // "starting", "running", "stopping", "stopped", "backoff" or "failed"
+	Pid               uint32                 `protobuf:"varint,11,opt,name=pid,proto3" json:"pid,omitempty"`      // 0: it does not run
+	Restarts          uint32                 `protobuf:"varint,12,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	StartedUnixNano   int64                  `protobuf:"varint,13,opt,name=started_unix_nano,json=startedUnixNano,proto3" json:"started_unix_nano,omitempty"`         // the last time; 0: never
+	NextStartUnixNano int64                  `protobuf:"varint,14,opt,name=next_start_unix_nano,json=nextStartUnixNano,proto3" json:"next_start_unix_nano,omitempty"` // in backoff
+	LastExit          *ProcessEvent_Exited   `protobuf:"bytes,15,opt,name=last_exit,json=lastExit,proto3" json:"last_exit,omitempty"`                                 // absent: it never ended
+	Log               uint64                 `protobuf:"varint,16,opt,name=log,proto3" json:"log,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Service) Reset() {
+	*x = Service{}
+	mi := &file_guest_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Service) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Service) ProtoMessage() {}
+
+func (x *Service) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Service.ProtoReflect.Descriptor instead.
+func (*Service) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Service) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Service) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Service) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *Service) GetEnv() map[string]string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+func (x *Service) GetCwd() string {
+	if x != nil {
+		return x.Cwd
+	}
+	return ""
+}
+
+func (x *Service) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Service) GetRestart() string {
+	if x != nil {
+		return x.Restart
+	}
+	return ""
+}
+
+func (x *Service) GetCreatedUnixNano() int64 {
+	if x != nil {
+		return x.CreatedUnixNano
+	}
+	return 0
+}
+
+func (x *Service) GetUpdatedUnixNano() int64 {
+	if x != nil {
+		return x.UpdatedUnixNano
+	}
+	return 0
+}
+
+func (x *Service) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Service) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Service) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *Service) GetStartedUnixNano() int64 {
+	if x != nil {
+		return x.StartedUnixNano
+	}
+	return 0
+}
+
+func (x *Service) GetNextStartUnixNano() int64 {
+	if x != nil {
+		return x.NextStartUnixNano
+	}
+	return 0
+}
+
+func (x *Service) GetLastExit() *ProcessEvent_Exited {
+	if x != nil {
+		return x.LastExit
+	}
+	return nil
+}
+
+func (x *Service) GetLog() uint64 {
+	if x != nil {
+		return x.Log
+	}
+	return 0
+}
+
+type CreateServiceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateServiceRequest) Reset() {
+	*x = CreateServiceRequest{}
+	mi := &file_guest_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateServiceRequest) ProtoMessage() {}
+
+func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
+func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CreateServiceRequest) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+type ServiceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceResponse) Reset() {
+	*x = ServiceResponse{}
+	mi := &file_guest_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceResponse) ProtoMessage() {}
+
+func (x *ServiceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceResponse.ProtoReflect.Descriptor instead.
+func (*ServiceResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ServiceResponse) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+type ListServicesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServicesRequest) Reset() {
+	*x = ListServicesRequest{}
+	mi := &file_guest_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServicesRequest) ProtoMessage() {}
+
+func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
+func (*ListServicesRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{27}
+}
+
+type ListServicesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Services      []*Service             `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServicesResponse) Reset() {
+	*x = ListServicesResponse{}
+	mi := &file_guest_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServicesResponse) ProtoMessage() {}
+
+func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
+func (*ListServicesResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListServicesResponse) GetServices() []*Service {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+type ControlServiceRequest struct {
+	state         protoimpl.MessageState       `protogen:"open.v1"`
+	Service       string                       `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"` // id or name
+	Action        ControlServiceRequest_Action `protobuf:"varint,2,opt,name=action,proto3,enum=silica.guest.v1.ControlServiceRequest_Action" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlServiceRequest) Reset() {
+	*x = ControlServiceRequest{}
+	mi := &file_guest_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlServiceRequest) ProtoMessage() {}
+
+func (x *ControlServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlServiceRequest.ProtoReflect.Descriptor instead.
+func (*ControlServiceRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ControlServiceRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ControlServiceRequest) GetAction() ControlServiceRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return ControlServiceRequest_ACTION_UNSPECIFIED
+}
+
 type Entry struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1883,7 +2325,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_guest_proto_msgTypes[24]
+	mi := &file_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2337,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[24]
+	mi := &file_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2350,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Entry) GetName() string {
@@ -1990,7 +2432,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_guest_proto_msgTypes[25]
+	mi := &file_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2444,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[25]
+	mi := &file_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2457,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{25}
+	return file_guest_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatRequest) GetPath() string {
@@ -2034,7 +2476,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_guest_proto_msgTypes[26]
+	mi := &file_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2046,7 +2488,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[26]
+	mi := &file_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2059,7 +2501,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{26}
+	return file_guest_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatResponse) GetEntry() *Entry {
@@ -2082,7 +2524,7 @@ type ListDirRequest struct {
 
 func (x *ListDirRequest) Reset() {
 	*x = ListDirRequest{}
-	mi := &file_guest_proto_msgTypes[27]
+	mi := &file_guest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2536,7 @@ func (x *ListDirRequest) String() string {
 func (*ListDirRequest) ProtoMessage() {}
 
 func (x *ListDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[27]
+	mi := &file_guest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2549,7 @@ func (x *ListDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDirRequest.ProtoReflect.Descriptor instead.
 func (*ListDirRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{27}
+	return file_guest_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListDirRequest) GetPath() string {
@@ -2141,7 +2583,7 @@ type ListDirResponse struct {
 
 func (x *ListDirResponse) Reset() {
 	*x = ListDirResponse{}
-	mi := &file_guest_proto_msgTypes[28]
+	mi := &file_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2595,7 @@ func (x *ListDirResponse) String() string {
 func (*ListDirResponse) ProtoMessage() {}
 
 func (x *ListDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[28]
+	mi := &file_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2608,7 @@ func (x *ListDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDirResponse.ProtoReflect.Descriptor instead.
 func (*ListDirResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{28}
+	return file_guest_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListDirResponse) GetEntries() []*Entry {
@@ -2194,7 +2636,7 @@ type MakeDirRequest struct {
 
 func (x *MakeDirRequest) Reset() {
 	*x = MakeDirRequest{}
-	mi := &file_guest_proto_msgTypes[29]
+	mi := &file_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2648,7 @@ func (x *MakeDirRequest) String() string {
 func (*MakeDirRequest) ProtoMessage() {}
 
 func (x *MakeDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[29]
+	mi := &file_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2661,7 @@ func (x *MakeDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeDirRequest.ProtoReflect.Descriptor instead.
 func (*MakeDirRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{29}
+	return file_guest_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MakeDirRequest) GetPath() string {
@@ -2252,7 +2694,7 @@ type MakeDirResponse struct {
 
 func (x *MakeDirResponse) Reset() {
 	*x = MakeDirResponse{}
-	mi := &file_guest_proto_msgTypes[30]
+	mi := &file_guest_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2706,7 @@ func (x *MakeDirResponse) String() string {
 func (*MakeDirResponse) ProtoMessage() {}
 
 func (x *MakeDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[30]
+	mi := &file_guest_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2719,7 @@ func (x *MakeDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeDirResponse.ProtoReflect.Descriptor instead.
 func (*MakeDirResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{30}
+	return file_guest_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MakeDirResponse) GetEntry() *Entry {
@@ -2298,7 +2740,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_guest_proto_msgTypes[31]
+	mi := &file_guest_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2752,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[31]
+	mi := &file_guest_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2765,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{31}
+	return file_guest_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MoveRequest) GetFrom() string {
@@ -2356,7 +2798,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_guest_proto_msgTypes[32]
+	mi := &file_guest_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2368,7 +2810,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[32]
+	mi := &file_guest_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2381,7 +2823,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{32}
+	return file_guest_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MoveResponse) GetEntry() *Entry {
@@ -2401,7 +2843,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_guest_proto_msgTypes[33]
+	mi := &file_guest_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2855,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[33]
+	mi := &file_guest_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2868,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{33}
+	return file_guest_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveRequest) GetPath() string {
@@ -2451,7 +2893,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_guest_proto_msgTypes[34]
+	mi := &file_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2905,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[34]
+	mi := &file_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2918,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{34}
+	return file_guest_proto_rawDescGZIP(), []int{40}
 }
 
 type WatchRequest struct {
@@ -2489,7 +2931,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_guest_proto_msgTypes[35]
+	mi := &file_guest_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2943,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[35]
+	mi := &file_guest_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2956,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{35}
+	return file_guest_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WatchRequest) GetPath() string {
@@ -2544,7 +2986,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_guest_proto_msgTypes[36]
+	mi := &file_guest_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2998,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[36]
+	mi := &file_guest_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +3011,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{36}
+	return file_guest_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchEvent) GetKind() WatchEvent_Kind {
@@ -2619,7 +3061,7 @@ type CopyRequest struct {
 
 func (x *CopyRequest) Reset() {
 	*x = CopyRequest{}
-	mi := &file_guest_proto_msgTypes[37]
+	mi := &file_guest_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +3073,7 @@ func (x *CopyRequest) String() string {
 func (*CopyRequest) ProtoMessage() {}
 
 func (x *CopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[37]
+	mi := &file_guest_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +3086,7 @@ func (x *CopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRequest.ProtoReflect.Descriptor instead.
 func (*CopyRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{37}
+	return file_guest_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CopyRequest) GetFrom() string {
@@ -2684,7 +3126,7 @@ type CopyResponse struct {
 
 func (x *CopyResponse) Reset() {
 	*x = CopyResponse{}
-	mi := &file_guest_proto_msgTypes[38]
+	mi := &file_guest_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +3138,7 @@ func (x *CopyResponse) String() string {
 func (*CopyResponse) ProtoMessage() {}
 
 func (x *CopyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[38]
+	mi := &file_guest_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +3151,7 @@ func (x *CopyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyResponse.ProtoReflect.Descriptor instead.
 func (*CopyResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{38}
+	return file_guest_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CopyResponse) GetEntry() *Entry {
@@ -2732,7 +3174,7 @@ type ChangeRequest struct {
 
 func (x *ChangeRequest) Reset() {
 	*x = ChangeRequest{}
-	mi := &file_guest_proto_msgTypes[39]
+	mi := &file_guest_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +3186,7 @@ func (x *ChangeRequest) String() string {
 func (*ChangeRequest) ProtoMessage() {}
 
 func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[39]
+	mi := &file_guest_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +3199,7 @@ func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{39}
+	return file_guest_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ChangeRequest) GetPath() string {
@@ -2804,7 +3246,7 @@ type ChangeResponse struct {
 
 func (x *ChangeResponse) Reset() {
 	*x = ChangeResponse{}
-	mi := &file_guest_proto_msgTypes[40]
+	mi := &file_guest_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +3258,7 @@ func (x *ChangeResponse) String() string {
 func (*ChangeResponse) ProtoMessage() {}
 
 func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[40]
+	mi := &file_guest_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +3271,7 @@ func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
 func (*ChangeResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{40}
+	return file_guest_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ChangeResponse) GetEntry() *Entry {
@@ -2852,7 +3294,7 @@ type GlobRequest struct {
 
 func (x *GlobRequest) Reset() {
 	*x = GlobRequest{}
-	mi := &file_guest_proto_msgTypes[41]
+	mi := &file_guest_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3306,7 @@ func (x *GlobRequest) String() string {
 func (*GlobRequest) ProtoMessage() {}
 
 func (x *GlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[41]
+	mi := &file_guest_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3319,7 @@ func (x *GlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobRequest.ProtoReflect.Descriptor instead.
 func (*GlobRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{41}
+	return file_guest_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GlobRequest) GetPath() string {
@@ -2926,7 +3368,7 @@ type GlobResponse struct {
 
 func (x *GlobResponse) Reset() {
 	*x = GlobResponse{}
-	mi := &file_guest_proto_msgTypes[42]
+	mi := &file_guest_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2938,7 +3380,7 @@ func (x *GlobResponse) String() string {
 func (*GlobResponse) ProtoMessage() {}
 
 func (x *GlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[42]
+	mi := &file_guest_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2951,7 +3393,7 @@ func (x *GlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobResponse.ProtoReflect.Descriptor instead.
 func (*GlobResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{42}
+	return file_guest_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GlobResponse) GetEntries() []*Entry {
@@ -2988,7 +3430,7 @@ type Scope struct {
 
 func (x *Scope) Reset() {
 	*x = Scope{}
-	mi := &file_guest_proto_msgTypes[43]
+	mi := &file_guest_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +3442,7 @@ func (x *Scope) String() string {
 func (*Scope) ProtoMessage() {}
 
 func (x *Scope) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[43]
+	mi := &file_guest_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +3455,7 @@ func (x *Scope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scope.ProtoReflect.Descriptor instead.
 func (*Scope) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{43}
+	return file_guest_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Scope) GetPath() string {
@@ -3056,7 +3498,7 @@ type SearchRequest struct {
 
 func (x *SearchRequest) Reset() {
 	*x = SearchRequest{}
-	mi := &file_guest_proto_msgTypes[44]
+	mi := &file_guest_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3068,7 +3510,7 @@ func (x *SearchRequest) String() string {
 func (*SearchRequest) ProtoMessage() {}
 
 func (x *SearchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[44]
+	mi := &file_guest_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3081,7 +3523,7 @@ func (x *SearchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
 func (*SearchRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{44}
+	return file_guest_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SearchRequest) GetScope() *Scope {
@@ -3124,7 +3566,7 @@ type SearchResponse struct {
 
 func (x *SearchResponse) Reset() {
 	*x = SearchResponse{}
-	mi := &file_guest_proto_msgTypes[45]
+	mi := &file_guest_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3136,7 +3578,7 @@ func (x *SearchResponse) String() string {
 func (*SearchResponse) ProtoMessage() {}
 
 func (x *SearchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[45]
+	mi := &file_guest_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3149,7 +3591,7 @@ func (x *SearchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
 func (*SearchResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{45}
+	return file_guest_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SearchResponse) GetMatches() []*SearchResponse_Match {
@@ -3193,7 +3635,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_guest_proto_msgTypes[46]
+	mi := &file_guest_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3647,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[46]
+	mi := &file_guest_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3660,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{46}
+	return file_guest_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ReplaceRequest) GetScope() *Scope {
@@ -3267,7 +3709,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_guest_proto_msgTypes[47]
+	mi := &file_guest_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3279,7 +3721,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[47]
+	mi := &file_guest_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3292,7 +3734,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{47}
+	return file_guest_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ReplaceResponse) GetFiles() []*ReplaceResponse_File {
@@ -3326,7 +3768,7 @@ type AttachEvent_Attached struct {
 
 func (x *AttachEvent_Attached) Reset() {
 	*x = AttachEvent_Attached{}
-	mi := &file_guest_proto_msgTypes[50]
+	mi := &file_guest_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3338,7 +3780,7 @@ func (x *AttachEvent_Attached) String() string {
 func (*AttachEvent_Attached) ProtoMessage() {}
 
 func (x *AttachEvent_Attached) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[50]
+	mi := &file_guest_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3822,7 @@ type AttachEvent_Output struct {
 
 func (x *AttachEvent_Output) Reset() {
 	*x = AttachEvent_Output{}
-	mi := &file_guest_proto_msgTypes[51]
+	mi := &file_guest_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3392,7 +3834,7 @@ func (x *AttachEvent_Output) String() string {
 func (*AttachEvent_Output) ProtoMessage() {}
 
 func (x *AttachEvent_Output) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[51]
+	mi := &file_guest_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3447,7 +3889,7 @@ type AttachEvent_Gap struct {
 
 func (x *AttachEvent_Gap) Reset() {
 	*x = AttachEvent_Gap{}
-	mi := &file_guest_proto_msgTypes[52]
+	mi := &file_guest_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3901,7 @@ func (x *AttachEvent_Gap) String() string {
 func (*AttachEvent_Gap) ProtoMessage() {}
 
 func (x *AttachEvent_Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[52]
+	mi := &file_guest_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3498,7 +3940,7 @@ type ProcessEvent_Started struct {
 
 func (x *ProcessEvent_Started) Reset() {
 	*x = ProcessEvent_Started{}
-	mi := &file_guest_proto_msgTypes[53]
+	mi := &file_guest_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +3952,7 @@ func (x *ProcessEvent_Started) String() string {
 func (*ProcessEvent_Started) ProtoMessage() {}
 
 func (x *ProcessEvent_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[53]
+	mi := &file_guest_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3543,7 +3985,7 @@ type ProcessEvent_Output struct {
 
 func (x *ProcessEvent_Output) Reset() {
 	*x = ProcessEvent_Output{}
-	mi := &file_guest_proto_msgTypes[54]
+	mi := &file_guest_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3555,7 +3997,7 @@ func (x *ProcessEvent_Output) String() string {
 func (*ProcessEvent_Output) ProtoMessage() {}
 
 func (x *ProcessEvent_Output) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[54]
+	mi := &file_guest_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3597,7 +4039,7 @@ type ProcessEvent_Exited struct {
 
 func (x *ProcessEvent_Exited) Reset() {
 	*x = ProcessEvent_Exited{}
-	mi := &file_guest_proto_msgTypes[55]
+	mi := &file_guest_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3609,7 +4051,7 @@ func (x *ProcessEvent_Exited) String() string {
 func (*ProcessEvent_Exited) ProtoMessage() {}
 
 func (x *ProcessEvent_Exited) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[55]
+	mi := &file_guest_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3661,7 +4103,7 @@ type ProcessEvent_Keepalive struct {
 
 func (x *ProcessEvent_Keepalive) Reset() {
 	*x = ProcessEvent_Keepalive{}
-	mi := &file_guest_proto_msgTypes[56]
+	mi := &file_guest_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +4115,7 @@ func (x *ProcessEvent_Keepalive) String() string {
 func (*ProcessEvent_Keepalive) ProtoMessage() {}
 
 func (x *ProcessEvent_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[56]
+	mi := &file_guest_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3706,7 +4148,7 @@ type SearchResponse_Match struct {
 
 func (x *SearchResponse_Match) Reset() {
 	*x = SearchResponse_Match{}
-	mi := &file_guest_proto_msgTypes[57]
+	mi := &file_guest_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3718,7 +4160,7 @@ func (x *SearchResponse_Match) String() string {
 func (*SearchResponse_Match) ProtoMessage() {}
 
 func (x *SearchResponse_Match) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[57]
+	mi := &file_guest_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3731,7 +4173,7 @@ func (x *SearchResponse_Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResponse_Match.ProtoReflect.Descriptor instead.
 func (*SearchResponse_Match) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{45, 0}
+	return file_guest_proto_rawDescGZIP(), []int{51, 0}
 }
 
 func (x *SearchResponse_Match) GetPath() string {
@@ -3808,7 +4250,7 @@ type ReplaceResponse_File struct {
 
 func (x *ReplaceResponse_File) Reset() {
 	*x = ReplaceResponse_File{}
-	mi := &file_guest_proto_msgTypes[58]
+	mi := &file_guest_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +4262,7 @@ func (x *ReplaceResponse_File) String() string {
 func (*ReplaceResponse_File) ProtoMessage() {}
 
 func (x *ReplaceResponse_File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[58]
+	mi := &file_guest_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +4275,7 @@ func (x *ReplaceResponse_File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse_File.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse_File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{47, 0}
+	return file_guest_proto_rawDescGZIP(), []int{53, 0}
 }
 
 func (x *ReplaceResponse_File) GetPath() string {
@@ -3887,18 +4329,19 @@ const file_guest_proto_rawDesc = "" +
 	"\tprocesses\x18\x05 \x01(\rR\tprocesses\x12\x12\n" +
 	"\x04load\x18\x06 \x01(\x01R\x04load\"&\n" +
 	"\x0eNoticesRequest\x12\x14\n" +
-	"\x05after\x18\x01 \x01(\x04R\x05after\"\xf2\x01\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\"\x86\x02\n" +
 	"\x06Notice\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.silica.guest.v1.Notice.KindR\x04kind\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1b\n" +
-	"\tunix_nano\x18\x04 \x01(\x03R\bunixNano\"m\n" +
+	"\tunix_nano\x18\x04 \x01(\x03R\bunixNano\"\x80\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05READY\x10\x01\x12\x11\n" +
 	"\rOUT_OF_MEMORY\x10\x02\x12\x11\n" +
 	"\rPROCESS_LIMIT\x10\x03\x12\r\n" +
-	"\tDISK_FULL\x10\x04\x12\x0f\n" +
+	"\tDISK_FULL\x10\x04\x12\x11\n" +
+	"\rSTATE_DAMAGED\x10\x06\x12\x0f\n" +
 	"\vTREE_KILLED\x10\x05\"\x10\n" +
 	"\x0eRelieveRequest\"U\n" +
 	"\x0fRelieveResponse\x12\x10\n" +
@@ -4014,7 +4457,45 @@ const file_guest_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\"O\n" +
 	"\x15ListProcessesResponse\x126\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x18.silica.guest.v1.ProcessR\tprocesses\"\xe7\x02\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x18.silica.guest.v1.ProcessR\tprocesses\"\xc4\x04\n" +
+	"\aService\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\acommand\x18\x03 \x01(\tR\acommand\x123\n" +
+	"\x03env\x18\x04 \x03(\v2!.silica.guest.v1.Service.EnvEntryR\x03env\x12\x10\n" +
+	"\x03cwd\x18\x05 \x01(\tR\x03cwd\x12\x12\n" +
+	"\x04port\x18\x06 \x01(\rR\x04port\x12\x18\n" +
+	"\arestart\x18\a \x01(\tR\arestart\x12*\n" +
+	"\x11created_unix_nano\x18\b \x01(\x03R\x0fcreatedUnixNano\x12*\n" +
+	"\x11updated_unix_nano\x18\t \x01(\x03R\x0fupdatedUnixNano\x12\x16\n" +
+	"\x06status\x18\n" +
+	" \x01(\tR\x06status\x12\x10\n" +
+	"\x03pid\x18\v \x01(\rR\x03pid\x12\x1a\n" +
+	"\brestarts\x18\f \x01(\rR\brestarts\x12*\n" +
+	"\x11started_unix_nano\x18\r \x01(\x03R\x0fstartedUnixNano\x12/\n" +
+	"\x14next_start_unix_nano\x18\x0e \x01(\x03R\x11nextStartUnixNano\x12A\n" +
+	"\tlast_exit\x18\x0f \x01(\v2$.silica.guest.v1.ProcessEvent.ExitedR\blastExit\x12\x10\n" +
+	"\x03log\x18\x10 \x01(\x04R\x03log\x1a6\n" +
+	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"J\n" +
+	"\x14CreateServiceRequest\x122\n" +
+	"\aservice\x18\x01 \x01(\v2\x18.silica.guest.v1.ServiceR\aservice\"E\n" +
+	"\x0fServiceResponse\x122\n" +
+	"\aservice\x18\x01 \x01(\v2\x18.silica.guest.v1.ServiceR\aservice\"\x15\n" +
+	"\x13ListServicesRequest\"L\n" +
+	"\x14ListServicesResponse\x124\n" +
+	"\bservices\x18\x01 \x03(\v2\x18.silica.guest.v1.ServiceR\bservices\"\xc8\x01\n" +
+	"\x15ControlServiceRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12E\n" +
+	"\x06action\x18\x02 \x01(\x0e2-.silica.guest.v1.ControlServiceRequest.ActionR\x06action\"N\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05START\x10\x01\x12\b\n" +
+	"\x04STOP\x10\x02\x12\v\n" +
+	"\aRESTART\x10\x03\x12\n" +
+	"\n" +
+	"\x06DELETE\x10\x04\"\xe7\x02\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12/\n" +
@@ -4147,7 +4628,7 @@ const file_guest_proto_rawDesc = "" +
 	"\x04File\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\"\n" +
 	"\freplacements\x18\x02 \x01(\rR\freplacements\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error2\xfa\f\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\x8d\x0f\n" +
 	"\x05Agent\x12C\n" +
 	"\x04Init\x12\x1c.silica.guest.v1.InitRequest\x1a\x1d.silica.guest.v1.InitResponse\x12L\n" +
 	"\aMetrics\x12\x1f.silica.guest.v1.MetricsRequest\x1a .silica.guest.v1.MetricsResponse\x12E\n" +
@@ -4159,7 +4640,10 @@ const file_guest_proto_rawDesc = "" +
 	"\tSendInput\x12!.silica.guest.v1.SendInputRequest\x1a\".silica.guest.v1.SendInputResponse\x12I\n" +
 	"\x06Resize\x12\x1e.silica.guest.v1.ResizeRequest\x1a\x1f.silica.guest.v1.ResizeResponse\x12I\n" +
 	"\x06Signal\x12\x1e.silica.guest.v1.SignalRequest\x1a\x1f.silica.guest.v1.SignalResponse\x12^\n" +
-	"\rListProcesses\x12%.silica.guest.v1.ListProcessesRequest\x1a&.silica.guest.v1.ListProcessesResponse\x12C\n" +
+	"\rListProcesses\x12%.silica.guest.v1.ListProcessesRequest\x1a&.silica.guest.v1.ListProcessesResponse\x12X\n" +
+	"\rCreateService\x12%.silica.guest.v1.CreateServiceRequest\x1a .silica.guest.v1.ServiceResponse\x12[\n" +
+	"\fListServices\x12$.silica.guest.v1.ListServicesRequest\x1a%.silica.guest.v1.ListServicesResponse\x12Z\n" +
+	"\x0eControlService\x12&.silica.guest.v1.ControlServiceRequest\x1a .silica.guest.v1.ServiceResponse\x12C\n" +
 	"\x04Stat\x12\x1c.silica.guest.v1.StatRequest\x1a\x1d.silica.guest.v1.StatResponse\x12L\n" +
 	"\aListDir\x12\x1f.silica.guest.v1.ListDirRequest\x1a .silica.guest.v1.ListDirResponse\x12L\n" +
 	"\aMakeDir\x12\x1f.silica.guest.v1.MakeDirRequest\x1a .silica.guest.v1.MakeDirResponse\x12C\n" +
@@ -4184,158 +4668,178 @@ func file_guest_proto_rawDescGZIP() []byte {
 	return file_guest_proto_rawDescData
 }
 
-var file_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_guest_proto_goTypes = []any{
-	(Notice_Kind)(0),               // 0: silica.guest.v1.Notice.Kind
-	(ProcessEvent_Stream)(0),       // 1: silica.guest.v1.ProcessEvent.Stream
-	(Entry_Type)(0),                // 2: silica.guest.v1.Entry.Type
-	(WatchEvent_Kind)(0),           // 3: silica.guest.v1.WatchEvent.Kind
-	(*InitRequest)(nil),            // 4: silica.guest.v1.InitRequest
-	(*InitResponse)(nil),           // 5: silica.guest.v1.InitResponse
-	(*MetricsRequest)(nil),         // 6: silica.guest.v1.MetricsRequest
-	(*MetricsResponse)(nil),        // 7: silica.guest.v1.MetricsResponse
-	(*NoticesRequest)(nil),         // 8: silica.guest.v1.NoticesRequest
-	(*Notice)(nil),                 // 9: silica.guest.v1.Notice
-	(*RelieveRequest)(nil),         // 10: silica.guest.v1.RelieveRequest
-	(*RelieveResponse)(nil),        // 11: silica.guest.v1.RelieveResponse
-	(*Pty)(nil),                    // 12: silica.guest.v1.Pty
-	(*StartRequest)(nil),           // 13: silica.guest.v1.StartRequest
-	(*SpawnRequest)(nil),           // 14: silica.guest.v1.SpawnRequest
-	(*SpawnResponse)(nil),          // 15: silica.guest.v1.SpawnResponse
-	(*Process)(nil),                // 16: silica.guest.v1.Process
-	(*AttachRequest)(nil),          // 17: silica.guest.v1.AttachRequest
-	(*AttachEvent)(nil),            // 18: silica.guest.v1.AttachEvent
-	(*ProcessEvent)(nil),           // 19: silica.guest.v1.ProcessEvent
-	(*SendInputRequest)(nil),       // 20: silica.guest.v1.SendInputRequest
-	(*SendInputResponse)(nil),      // 21: silica.guest.v1.SendInputResponse
-	(*ResizeRequest)(nil),          // 22: silica.guest.v1.ResizeRequest
-	(*ResizeResponse)(nil),         // 23: silica.guest.v1.ResizeResponse
-	(*SignalRequest)(nil),          // 24: silica.guest.v1.SignalRequest
-	(*SignalResponse)(nil),         // 25: silica.guest.v1.SignalResponse
-	(*ListProcessesRequest)(nil),   // 26: silica.guest.v1.ListProcessesRequest
-	(*ListProcessesResponse)(nil),  // 27: silica.guest.v1.ListProcessesResponse
-	(*Entry)(nil),                  // 28: silica.guest.v1.Entry
-	(*StatRequest)(nil),            // 29: silica.guest.v1.StatRequest
-	(*StatResponse)(nil),           // 30: silica.guest.v1.StatResponse
-	(*ListDirRequest)(nil),         // 31: silica.guest.v1.ListDirRequest
-	(*ListDirResponse)(nil),        // 32: silica.guest.v1.ListDirResponse
-	(*MakeDirRequest)(nil),         // 33: silica.guest.v1.MakeDirRequest
-	(*MakeDirResponse)(nil),        // 34: silica.guest.v1.MakeDirResponse
-	(*MoveRequest)(nil),            // 35: silica.guest.v1.MoveRequest
-	(*MoveResponse)(nil),           // 36: silica.guest.v1.MoveResponse
-	(*RemoveRequest)(nil),          // 37: silica.guest.v1.RemoveRequest
-	(*RemoveResponse)(nil),         // 38: silica.guest.v1.RemoveResponse
-	(*WatchRequest)(nil),           // 39: silica.guest.v1.WatchRequest
-	(*WatchEvent)(nil),             // 40: silica.guest.v1.WatchEvent
-	(*CopyRequest)(nil),            // 41: silica.guest.v1.CopyRequest
-	(*CopyResponse)(nil),           // 42: silica.guest.v1.CopyResponse
-	(*ChangeRequest)(nil),          // 43: silica.guest.v1.ChangeRequest
-	(*ChangeResponse)(nil),         // 44: silica.guest.v1.ChangeResponse
-	(*GlobRequest)(nil),            // 45: silica.guest.v1.GlobRequest
-	(*GlobResponse)(nil),           // 46: silica.guest.v1.GlobResponse
-	(*Scope)(nil),                  // 47: silica.guest.v1.Scope
-	(*SearchRequest)(nil),          // 48: silica.guest.v1.SearchRequest
-	(*SearchResponse)(nil),         // 49: silica.guest.v1.SearchResponse
-	(*ReplaceRequest)(nil),         // 50: silica.guest.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),        // 51: silica.guest.v1.ReplaceResponse
-	nil,                            // 52: silica.guest.v1.InitRequest.EnvEntry
-	nil,                            // 53: silica.guest.v1.StartRequest.EnvEntry
-	(*AttachEvent_Attached)(nil),   // 54: silica.guest.v1.AttachEvent.Attached
-	(*AttachEvent_Output)(nil),     // 55: silica.guest.v1.AttachEvent.Output
-	(*AttachEvent_Gap)(nil),        // 56: silica.guest.v1.AttachEvent.Gap
-	(*ProcessEvent_Started)(nil),   // 57: silica.guest.v1.ProcessEvent.Started
-	(*ProcessEvent_Output)(nil),    // 58: silica.guest.v1.ProcessEvent.Output
-	(*ProcessEvent_Exited)(nil),    // 59: silica.guest.v1.ProcessEvent.Exited
-	(*ProcessEvent_Keepalive)(nil), // 60: silica.guest.v1.ProcessEvent.Keepalive
-	(*SearchResponse_Match)(nil),   // 61: silica.guest.v1.SearchResponse.Match
-	(*ReplaceResponse_File)(nil),   // 62: silica.guest.v1.ReplaceResponse.File
+	(Notice_Kind)(0),                  // 0: silica.guest.v1.Notice.Kind
+	(ProcessEvent_Stream)(0),          // 1: silica.guest.v1.ProcessEvent.Stream
+	(ControlServiceRequest_Action)(0), // 2: silica.guest.v1.ControlServiceRequest.Action
+	(Entry_Type)(0),                   // 3: silica.guest.v1.Entry.Type
+	(WatchEvent_Kind)(0),              // 4: silica.guest.v1.WatchEvent.Kind
+	(*InitRequest)(nil),               // 5: silica.guest.v1.InitRequest
+	(*InitResponse)(nil),              // 6: silica.guest.v1.InitResponse
+	(*MetricsRequest)(nil),            // 7: silica.guest.v1.MetricsRequest
+	(*MetricsResponse)(nil),           // 8: silica.guest.v1.MetricsResponse
+	(*NoticesRequest)(nil),            // 9: silica.guest.v1.NoticesRequest
+	(*Notice)(nil),                    // 10: silica.guest.v1.Notice
+	(*RelieveRequest)(nil),            // 11: silica.guest.v1.RelieveRequest
+	(*RelieveResponse)(nil),           // 12: silica.guest.v1.RelieveResponse
+	(*Pty)(nil),                       // 13: silica.guest.v1.Pty
+	(*StartRequest)(nil),              // 14: silica.guest.v1.StartRequest
+	(*SpawnRequest)(nil),              // 15: silica.guest.v1.SpawnRequest
+	(*SpawnResponse)(nil),             // 16: silica.guest.v1.SpawnResponse
+	(*Process)(nil),                   // 17: silica.guest.v1.Process
+	(*AttachRequest)(nil),             // 18: silica.guest.v1.AttachRequest
+	(*AttachEvent)(nil),               // 19: silica.guest.v1.AttachEvent
+	(*ProcessEvent)(nil),              // 20: silica.guest.v1.ProcessEvent
+	(*SendInputRequest)(nil),          // 21: silica.guest.v1.SendInputRequest
+	(*SendInputResponse)(nil),         // 22: silica.guest.v1.SendInputResponse
+	(*ResizeRequest)(nil),             // 23: silica.guest.v1.ResizeRequest
+	(*ResizeResponse)(nil),            // 24: silica.guest.v1.ResizeResponse
+	(*SignalRequest)(nil),             // 25: silica.guest.v1.SignalRequest
+	(*SignalResponse)(nil),            // 26: silica.guest.v1.SignalResponse
+	(*ListProcessesRequest)(nil),      // 27: silica.guest.v1.ListProcessesRequest
+	(*ListProcessesResponse)(nil),     // 28: silica.guest.v1.ListProcessesResponse
+	(*Service)(nil),                   // 29: silica.guest.v1.Service
+	(*CreateServiceRequest)(nil),      // 30: silica.guest.v1.CreateServiceRequest
+	(*ServiceResponse)(nil),           // 31: silica.guest.v1.ServiceResponse
+	(*ListServicesRequest)(nil),       // 32: silica.guest.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),      // 33: silica.guest.v1.ListServicesResponse
+	(*ControlServiceRequest)(nil),     // 34: silica.guest.v1.ControlServiceRequest
+	(*Entry)(nil),                     // 35: silica.guest.v1.Entry
+	(*StatRequest)(nil),               // 36: silica.guest.v1.StatRequest
+	(*StatResponse)(nil),              // 37: silica.guest.v1.StatResponse
+	(*ListDirRequest)(nil),            // 38: silica.guest.v1.ListDirRequest
+	(*ListDirResponse)(nil),           // 39: silica.guest.v1.ListDirResponse
+	(*MakeDirRequest)(nil),            // 40: silica.guest.v1.MakeDirRequest
+	(*MakeDirResponse)(nil),           // 41: silica.guest.v1.MakeDirResponse
+	(*MoveRequest)(nil),               // 42: silica.guest.v1.MoveRequest
+	(*MoveResponse)(nil),              // 43: silica.guest.v1.MoveResponse
+	(*RemoveRequest)(nil),             // 44: silica.guest.v1.RemoveRequest
+	(*RemoveResponse)(nil),            // 45: silica.guest.v1.RemoveResponse
+	(*WatchRequest)(nil),              // 46: silica.guest.v1.WatchRequest
+	(*WatchEvent)(nil),                // 47: silica.guest.v1.WatchEvent
+	(*CopyRequest)(nil),               // 48: silica.guest.v1.CopyRequest
+	(*CopyResponse)(nil),              // 49: silica.guest.v1.CopyResponse
+	(*ChangeRequest)(nil),             // 50: silica.guest.v1.ChangeRequest
+	(*ChangeResponse)(nil),            // 51: silica.guest.v1.ChangeResponse
+	(*GlobRequest)(nil),               // 52: silica.guest.v1.GlobRequest
+	(*GlobResponse)(nil),              // 53: silica.guest.v1.GlobResponse
+	(*Scope)(nil),                     // 54: silica.guest.v1.Scope
+	(*SearchRequest)(nil),             // 55: silica.guest.v1.SearchRequest
+	(*SearchResponse)(nil),            // 56: silica.guest.v1.SearchResponse
+	(*ReplaceRequest)(nil),            // 57: silica.guest.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),           // 58: silica.guest.v1.ReplaceResponse
+	nil,                               // 59: silica.guest.v1.InitRequest.EnvEntry
+	nil,                               // 60: silica.guest.v1.StartRequest.EnvEntry
+	(*AttachEvent_Attached)(nil),      // 61: silica.guest.v1.AttachEvent.Attached
+	(*AttachEvent_Output)(nil),        // 62: silica.guest.v1.AttachEvent.Output
+	(*AttachEvent_Gap)(nil),           // 63: silica.guest.v1.AttachEvent.Gap
+	(*ProcessEvent_Started)(nil),      // 64: silica.guest.v1.ProcessEvent.Started
+	(*ProcessEvent_Output)(nil),       // 65: silica.guest.v1.ProcessEvent.Output
+	(*ProcessEvent_Exited)(nil),       // 66: silica.guest.v1.ProcessEvent.Exited
+	(*ProcessEvent_Keepalive)(nil),    // 67: silica.guest.v1.ProcessEvent.Keepalive
+	nil,                               // 68: silica.guest.v1.Service.EnvEntry
+	(*SearchResponse_Match)(nil),      // 69: silica.guest.v1.SearchResponse.Match
+	(*ReplaceResponse_File)(nil),      // 70: silica.guest.v1.ReplaceResponse.File
 }
 var file_guest_proto_depIdxs = []int32{
-	52, // 0: silica.guest.v1.InitRequest.env:type_name -> silica.guest.v1.InitRequest.EnvEntry
+	59, // 0: silica.guest.v1.InitRequest.env:type_name -> silica.guest.v1.InitRequest.EnvEntry
 	0,  // 1: silica.guest.v1.Notice.kind:type_name -> silica.guest.v1.Notice.Kind
-	53, // 2: silica.guest.v1.StartRequest.env:type_name -> silica.guest.v1.StartRequest.EnvEntry
-	12, // 3: silica.guest.v1.StartRequest.pty:type_name -> silica.guest.v1.Pty
-	13, // 4: silica.guest.v1.SpawnRequest.start:type_name -> silica.guest.v1.StartRequest
-	16, // 5: silica.guest.v1.SpawnResponse.process:type_name -> silica.guest.v1.Process
-	59, // 6: silica.guest.v1.Process.exit:type_name -> silica.guest.v1.ProcessEvent.Exited
-	54, // 7: silica.guest.v1.AttachEvent.attached:type_name -> silica.guest.v1.AttachEvent.Attached
-	55, // 8: silica.guest.v1.AttachEvent.output:type_name -> silica.guest.v1.AttachEvent.Output
-	56, // 9: silica.guest.v1.AttachEvent.gap:type_name -> silica.guest.v1.AttachEvent.Gap
-	59, // 10: silica.guest.v1.AttachEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
-	60, // 11: silica.guest.v1.AttachEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
-	57, // 12: silica.guest.v1.ProcessEvent.started:type_name -> silica.guest.v1.ProcessEvent.Started
-	58, // 13: silica.guest.v1.ProcessEvent.output:type_name -> silica.guest.v1.ProcessEvent.Output
-	59, // 14: silica.guest.v1.ProcessEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
-	60, // 15: silica.guest.v1.ProcessEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
-	12, // 16: silica.guest.v1.ResizeRequest.pty:type_name -> silica.guest.v1.Pty
-	16, // 17: silica.guest.v1.ListProcessesResponse.processes:type_name -> silica.guest.v1.Process
-	2,  // 18: silica.guest.v1.Entry.type:type_name -> silica.guest.v1.Entry.Type
-	28, // 19: silica.guest.v1.StatResponse.entry:type_name -> silica.guest.v1.Entry
-	28, // 20: silica.guest.v1.ListDirResponse.entries:type_name -> silica.guest.v1.Entry
-	28, // 21: silica.guest.v1.MakeDirResponse.entry:type_name -> silica.guest.v1.Entry
-	28, // 22: silica.guest.v1.MoveResponse.entry:type_name -> silica.guest.v1.Entry
-	3,  // 23: silica.guest.v1.WatchEvent.kind:type_name -> silica.guest.v1.WatchEvent.Kind
-	28, // 24: silica.guest.v1.CopyResponse.entry:type_name -> silica.guest.v1.Entry
-	28, // 25: silica.guest.v1.ChangeResponse.entry:type_name -> silica.guest.v1.Entry
-	2,  // 26: silica.guest.v1.GlobRequest.type:type_name -> silica.guest.v1.Entry.Type
-	28, // 27: silica.guest.v1.GlobResponse.entries:type_name -> silica.guest.v1.Entry
-	47, // 28: silica.guest.v1.SearchRequest.scope:type_name -> silica.guest.v1.Scope
-	61, // 29: silica.guest.v1.SearchResponse.matches:type_name -> silica.guest.v1.SearchResponse.Match
-	47, // 30: silica.guest.v1.ReplaceRequest.scope:type_name -> silica.guest.v1.Scope
-	62, // 31: silica.guest.v1.ReplaceResponse.files:type_name -> silica.guest.v1.ReplaceResponse.File
-	16, // 32: silica.guest.v1.AttachEvent.Attached.process:type_name -> silica.guest.v1.Process
-	1,  // 33: silica.guest.v1.AttachEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
-	1,  // 34: silica.guest.v1.ProcessEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
-	4,  // 35: silica.guest.v1.Agent.Init:input_type -> silica.guest.v1.InitRequest
-	6,  // 36: silica.guest.v1.Agent.Metrics:input_type -> silica.guest.v1.MetricsRequest
-	8,  // 37: silica.guest.v1.Agent.Notices:input_type -> silica.guest.v1.NoticesRequest
-	10, // 38: silica.guest.v1.Agent.Relieve:input_type -> silica.guest.v1.RelieveRequest
-	13, // 39: silica.guest.v1.Agent.Start:input_type -> silica.guest.v1.StartRequest
-	14, // 40: silica.guest.v1.Agent.Spawn:input_type -> silica.guest.v1.SpawnRequest
-	17, // 41: silica.guest.v1.Agent.Attach:input_type -> silica.guest.v1.AttachRequest
-	20, // 42: silica.guest.v1.Agent.SendInput:input_type -> silica.guest.v1.SendInputRequest
-	22, // 43: silica.guest.v1.Agent.Resize:input_type -> silica.guest.v1.ResizeRequest
-	24, // 44: silica.guest.v1.Agent.Signal:input_type -> silica.guest.v1.SignalRequest
-	26, // 45: silica.guest.v1.Agent.ListProcesses:input_type -> silica.guest.v1.ListProcessesRequest
-	29, // 46: silica.guest.v1.Agent.Stat:input_type -> silica.guest.v1.StatRequest
-	31, // 47: silica.guest.v1.Agent.ListDir:input_type -> silica.guest.v1.ListDirRequest
-	33, // 48: silica.guest.v1.Agent.MakeDir:input_type -> silica.guest.v1.MakeDirRequest
-	35, // 49: silica.guest.v1.Agent.Move:input_type -> silica.guest.v1.MoveRequest
-	37, // 50: silica.guest.v1.Agent.Remove:input_type -> silica.guest.v1.RemoveRequest
-	39, // 51: silica.guest.v1.Agent.Watch:input_type -> silica.guest.v1.WatchRequest
-	41, // 52: silica.guest.v1.Agent.Copy:input_type -> silica.guest.v1.CopyRequest
-	43, // 53: silica.guest.v1.Agent.Change:input_type -> silica.guest.v1.ChangeRequest
-	45, // 54: silica.guest.v1.Agent.Glob:input_type -> silica.guest.v1.GlobRequest
-	48, // 55: silica.guest.v1.Agent.Search:input_type -> silica.guest.v1.SearchRequest
-	50, // 56: silica.guest.v1.Agent.Replace:input_type -> silica.guest.v1.ReplaceRequest
-	5,  // 57: silica.guest.v1.Agent.Init:output_type -> silica.guest.v1.InitResponse
-	7,  // 58: silica.guest.v1.Agent.Metrics:output_type -> silica.guest.v1.MetricsResponse
-	9,  // 59: silica.guest.v1.Agent.Notices:output_type -> silica.guest.v1.Notice
-	11, // 60: silica.guest.v1.Agent.Relieve:output_type -> silica.guest.v1.RelieveResponse
-	19, // 61: silica.guest.v1.Agent.Start:output_type -> silica.guest.v1.ProcessEvent
-	15, // 62: silica.guest.v1.Agent.Spawn:output_type -> silica.guest.v1.SpawnResponse
-	18, // 63: silica.guest.v1.Agent.Attach:output_type -> silica.guest.v1.AttachEvent
-	21, // 64: silica.guest.v1.Agent.SendInput:output_type -> silica.guest.v1.SendInputResponse
-	23, // 65: silica.guest.v1.Agent.Resize:output_type -> silica.guest.v1.ResizeResponse
-	25, // 66: silica.guest.v1.Agent.Signal:output_type -> silica.guest.v1.SignalResponse
-	27, // 67: silica.guest.v1.Agent.ListProcesses:output_type -> silica.guest.v1.ListProcessesResponse
-	30, // 68: silica.guest.v1.Agent.Stat:output_type -> silica.guest.v1.StatResponse
-	32, // 69: silica.guest.v1.Agent.ListDir:output_type -> silica.guest.v1.ListDirResponse
-	34, // 70: silica.guest.v1.Agent.MakeDir:output_type -> silica.guest.v1.MakeDirResponse
-	36, // 71: silica.guest.v1.Agent.Move:output_type -> silica.guest.v1.MoveResponse
-	38, // 72: silica.guest.v1.Agent.Remove:output_type -> silica.guest.v1.RemoveResponse
-	40, // 73: silica.guest.v1.Agent.Watch:output_type -> silica.guest.v1.WatchEvent
-	42, // 74: silica.guest.v1.Agent.Copy:output_type -> silica.guest.v1.CopyResponse
-	44, // 75: silica.guest.v1.Agent.Change:output_type -> silica.guest.v1.ChangeResponse
-	46, // 76: silica.guest.v1.Agent.Glob:output_type -> silica.guest.v1.GlobResponse
-	49, // 77: silica.guest.v1.Agent.Search:output_type -> silica.guest.v1.SearchResponse
-	51, // 78: silica.guest.v1.Agent.Replace:output_type -> silica.guest.v1.ReplaceResponse
-	57, // [57:79] is the sub-list for method output_type
-	35, // [35:57] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	60, // 2: silica.guest.v1.StartRequest.env:type_name -> silica.guest.v1.StartRequest.EnvEntry
+	13, // 3: silica.guest.v1.StartRequest.pty:type_name -> silica.guest.v1.Pty
+	14, // 4: silica.guest.v1.SpawnRequest.start:type_name -> silica.guest.v1.StartRequest
+	17, // 5: silica.guest.v1.SpawnResponse.process:type_name -> silica.guest.v1.Process
+	66, // 6: silica.guest.v1.Process.exit:type_name -> silica.guest.v1.ProcessEvent.Exited
+	61, // 7: silica.guest.v1.AttachEvent.attached:type_name -> silica.guest.v1.AttachEvent.Attached
+	62, // 8: silica.guest.v1.AttachEvent.output:type_name -> silica.guest.v1.AttachEvent.Output
+	63, // 9: silica.guest.v1.AttachEvent.gap:type_name -> silica.guest.v1.AttachEvent.Gap
+	66, // 10: silica.guest.v1.AttachEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
+	67, // 11: silica.guest.v1.AttachEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
+	64, // 12: silica.guest.v1.ProcessEvent.started:type_name -> silica.guest.v1.ProcessEvent.Started
+	65, // 13: silica.guest.v1.ProcessEvent.output:type_name -> silica.guest.v1.ProcessEvent.Output
+	66, // 14: silica.guest.v1.ProcessEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
+	67, // 15: silica.guest.v1.ProcessEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
+	13, // 16: silica.guest.v1.ResizeRequest.pty:type_name -> silica.guest.v1.Pty
+	17, // 17: silica.guest.v1.ListProcessesResponse.processes:type_name -> silica.guest.v1.Process
+	68, // 18: silica.guest.v1.Service.env:type_name -> silica.guest.v1.Service.EnvEntry
+	66, // 19: silica.guest.v1.Service.last_exit:type_name -> silica.guest.v1.ProcessEvent.Exited
+	29, // 20: silica.guest.v1.CreateServiceRequest.service:type_name -> silica.guest.v1.Service
+	29, // 21: silica.guest.v1.ServiceResponse.service:type_name -> silica.guest.v1.Service
+	29, // 22: silica.guest.v1.ListServicesResponse.services:type_name -> silica.guest.v1.Service
+	2,  // 23: silica.guest.v1.ControlServiceRequest.action:type_name -> silica.guest.v1.ControlServiceRequest.Action
+	3,  // 24: silica.guest.v1.Entry.type:type_name -> silica.guest.v1.Entry.Type
+	35, // 25: silica.guest.v1.StatResponse.entry:type_name -> silica.guest.v1.Entry
+	35, // 26: silica.guest.v1.ListDirResponse.entries:type_name -> silica.guest.v1.Entry
+	35, // 27: silica.guest.v1.MakeDirResponse.entry:type_name -> silica.guest.v1.Entry
+	35, // 28: silica.guest.v1.MoveResponse.entry:type_name -> silica.guest.v1.Entry
+	4,  // 29: silica.guest.v1.WatchEvent.kind:type_name -> silica.guest.v1.WatchEvent.Kind
+	35, // 30: silica.guest.v1.CopyResponse.entry:type_name -> silica.guest.v1.Entry
+	35, // 31: silica.guest.v1.ChangeResponse.entry:type_name -> silica.guest.v1.Entry
+	3,  // 32: silica.guest.v1.GlobRequest.type:type_name -> silica.guest.v1.Entry.Type
+	35, // 33: silica.guest.v1.GlobResponse.entries:type_name -> silica.guest.v1.Entry
+	54, // 34: silica.guest.v1.SearchRequest.scope:type_name -> silica.guest.v1.Scope
+	69, // 35: silica.guest.v1.SearchResponse.matches:type_name -> silica.guest.v1.SearchResponse.Match
+	54, // 36: silica.guest.v1.ReplaceRequest.scope:type_name -> silica.guest.v1.Scope
+	70, // 37: silica.guest.v1.ReplaceResponse.files:type_name -> silica.guest.v1.ReplaceResponse.File
+	17, // 38: silica.guest.v1.AttachEvent.Attached.process:type_name -> silica.guest.v1.Process
+	1,  // 39: silica.guest.v1.AttachEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
+	1,  // 40: silica.guest.v1.ProcessEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
+	5,  // 41: silica.guest.v1.Agent.Init:input_type -> silica.guest.v1.InitRequest
+	7,  // 42: silica.guest.v1.Agent.Metrics:input_type -> silica.guest.v1.MetricsRequest
+	9,  // 43: silica.guest.v1.Agent.Notices:input_type -> silica.guest.v1.NoticesRequest
+	11, // 44: silica.guest.v1.Agent.Relieve:input_type -> silica.guest.v1.RelieveRequest
+	14, // 45: silica.guest.v1.Agent.Start:input_type -> silica.guest.v1.StartRequest
+	15, // 46: silica.guest.v1.Agent.Spawn:input_type -> silica.guest.v1.SpawnRequest
+	18, // 47: silica.guest.v1.Agent.Attach:input_type -> silica.guest.v1.AttachRequest
+	21, // 48: silica.guest.v1.Agent.SendInput:input_type -> silica.guest.v1.SendInputRequest
+	23, // 49: silica.guest.v1.Agent.Resize:input_type -> silica.guest.v1.ResizeRequest
+	25, // 50: silica.guest.v1.Agent.Signal:input_type -> silica.guest.v1.SignalRequest
+	27, // 51: silica.guest.v1.Agent.ListProcesses:input_type -> silica.guest.v1.ListProcessesRequest
+	30, // 52: silica.guest.v1.Agent.CreateService:input_type -> silica.guest.v1.CreateServiceRequest
+	32, // 53: silica.guest.v1.Agent.ListServices:input_type -> silica.guest.v1.ListServicesRequest
+	34, // 54: silica.guest.v1.Agent.ControlService:input_type -> silica.guest.v1.ControlServiceRequest
+	36, // 55: silica.guest.v1.Agent.Stat:input_type -> silica.guest.v1.StatRequest
+	38, // 56: silica.guest.v1.Agent.ListDir:input_type -> silica.guest.v1.ListDirRequest
+	40, // 57: silica.guest.v1.Agent.MakeDir:input_type -> silica.guest.v1.MakeDirRequest
+	42, // 58: silica.guest.v1.Agent.Move:input_type -> silica.guest.v1.MoveRequest
+	44, // 59: silica.guest.v1.Agent.Remove:input_type -> silica.guest.v1.RemoveRequest
+	46, // 60: silica.guest.v1.Agent.Watch:input_type -> silica.guest.v1.WatchRequest
+	48, // 61: silica.guest.v1.Agent.Copy:input_type -> silica.guest.v1.CopyRequest
+	50, // 62: silica.guest.v1.Agent.Change:input_type -> silica.guest.v1.ChangeRequest
+	52, // 63: silica.guest.v1.Agent.Glob:input_type -> silica.guest.v1.GlobRequest
+	55, // 64: silica.guest.v1.Agent.Search:input_type -> silica.guest.v1.SearchRequest
+	57, // 65: silica.guest.v1.Agent.Replace:input_type -> silica.guest.v1.ReplaceRequest
+	6,  // 66: silica.guest.v1.Agent.Init:output_type -> silica.guest.v1.InitResponse
+	8,  // 67: silica.guest.v1.Agent.Metrics:output_type -> silica.guest.v1.MetricsResponse
+	10, // 68: silica.guest.v1.Agent.Notices:output_type -> silica.guest.v1.Notice
+	12, // 69: silica.guest.v1.Agent.Relieve:output_type -> silica.guest.v1.RelieveResponse
+	20, // 70: silica.guest.v1.Agent.Start:output_type -> silica.guest.v1.ProcessEvent
+	16, // 71: silica.guest.v1.Agent.Spawn:output_type -> silica.guest.v1.SpawnResponse
+	19, // 72: silica.guest.v1.Agent.Attach:output_type -> silica.guest.v1.AttachEvent
+	22, // 73: silica.guest.v1.Agent.SendInput:output_type -> silica.guest.v1.SendInputResponse
+	24, // 74: silica.guest.v1.Agent.Resize:output_type -> silica.guest.v1.ResizeResponse
+	26, // 75: silica.guest.v1.Agent.Signal:output_type -> silica.guest.v1.SignalResponse
+	28, // 76: silica.guest.v1.Agent.ListProcesses:output_type -> silica.guest.v1.ListProcessesResponse
+	31, // 77: silica.guest.v1.Agent.CreateService:output_type -> silica.guest.v1.ServiceResponse
+	33, // 78: silica.guest.v1.Agent.ListServices:output_type -> silica.guest.v1.ListServicesResponse
+	31, // 79: silica.guest.v1.Agent.ControlService:output_type -> silica.guest.v1.ServiceResponse
+	37, // 80: silica.guest.v1.Agent.Stat:output_type -> silica.guest.v1.StatResponse
+	39, // 81: silica.guest.v1.Agent.ListDir:output_type -> silica.guest.v1.ListDirResponse
+	41, // 82: silica.guest.v1.Agent.MakeDir:output_type -> silica.guest.v1.MakeDirResponse
+	43, // 83: silica.guest.v1.Agent.Move:output_type -> silica.guest.v1.MoveResponse
+	45, // 84: silica.guest.v1.Agent.Remove:output_type -> silica.guest.v1.RemoveResponse
+	47, // 85: silica.guest.v1.Agent.Watch:output_type -> silica.guest.v1.WatchEvent
+	49, // 86: silica.guest.v1.Agent.Copy:output_type -> silica.guest.v1.CopyResponse
+	51, // 87: silica.guest.v1.Agent.Change:output_type -> silica.guest.v1.ChangeResponse
+	53, // 88: silica.guest.v1.Agent.Glob:output_type -> silica.guest.v1.GlobResponse
+	56, // 89: silica.guest.v1.Agent.Search:output_type -> silica.guest.v1.SearchResponse
+	58, // 90: silica.guest.v1.Agent.Replace:output_type -> silica.guest.v1.ReplaceResponse
+	66, // [66:91] is the sub-list for method output_type
+	41, // [41:66] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -4356,14 +4860,14 @@ func file_guest_proto_init() {
 		(*ProcessEvent_Exited_)(nil),
 		(*ProcessEvent_Keepalive_)(nil),
 	}
-	file_guest_proto_msgTypes[39].OneofWrappers = []any{}
+	file_guest_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   59,
+			NumEnums:      5,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

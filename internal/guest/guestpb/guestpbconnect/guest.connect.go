@@ -58,6 +58,12 @@ const (
 	AgentSignalProcedure = "/silica.guest.v1.Agent/Signal"
 	// AgentListProcessesProcedure is the fully-qualified name of the Agent's ListProcesses RPC.
 	AgentListProcessesProcedure = "/silica.guest.v1.Agent/ListProcesses"
+	// AgentCreateServiceProcedure is the fully-qualified name of the Agent's CreateService RPC.
+	AgentCreateServiceProcedure = "/silica.guest.v1.Agent/CreateService"
+	// AgentListServicesProcedure is the fully-qualified name of the Agent's ListServices RPC.
+	AgentListServicesProcedure = "/silica.guest.v1.Agent/ListServices"
+	// AgentControlServiceProcedure is the fully-qualified name of the Agent's ControlService RPC.
+	AgentControlServiceProcedure = "/silica.guest.v1.Agent/ControlService"
 	// AgentStatProcedure is the fully-qualified name of the Agent's Stat RPC.
 	AgentStatProcedure = "/silica.guest.v1.Agent/Stat"
 	// AgentListDirProcedure is the fully-qualified name of the Agent's ListDir RPC.
@@ -107,6 +113,12 @@ type AgentClient interface {
 	Resize(context.Context, *connect.Request[guestpb.ResizeRequest]) (*connect.Response[guestpb.ResizeResponse], error)
 	Signal(context.Context, *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error)
 	ListProcesses(context.Context, *connect.Request[guestpb.ListProcessesRequest]) (*connect.Response[guestpb.ListProcessesResponse], error)
+	// Services are processes that are kept running. Their definitions are files
+	// of the sandbox, and come back with them. What they write is for Attach,
+	// under their log's id; it ends when the service is deleted.
+	CreateService(context.Context, *connect.Request[guestpb.CreateServiceRequest]) (*connect.Response[guestpb.ServiceResponse], error)
+	ListServices(context.Context, *connect.Request[guestpb.ListServicesRequest]) (*connect.Response[guestpb.ListServicesResponse], error)
+	ControlService(context.Context, *connect.Request[guestpb.ControlServiceRequest]) (*connect.Response[guestpb.ServiceResponse], error)
 	Stat(context.Context, *connect.Request[guestpb.StatRequest]) (*connect.Response[guestpb.StatResponse], error)
 	ListDir(context.Context, *connect.Request[guestpb.ListDirRequest]) (*connect.Response[guestpb.ListDirResponse], error)
 	MakeDir(context.Context, *connect.Request[guestpb.MakeDirRequest]) (*connect.Response[guestpb.MakeDirResponse], error)
@@ -200,6 +212,24 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("ListProcesses")),
 			connect.WithClientOptions(opts...),
 		),
+		createService: connect.NewClient[guestpb.CreateServiceRequest, guestpb.ServiceResponse](
+			httpClient,
+			baseURL+AgentCreateServiceProcedure,
+			connect.WithSchema(agentMethods.ByName("CreateService")),
+			connect.WithClientOptions(opts...),
+		),
+		listServices: connect.NewClient[guestpb.ListServicesRequest, guestpb.ListServicesResponse](
+			httpClient,
+			baseURL+AgentListServicesProcedure,
+			connect.WithSchema(agentMethods.ByName("ListServices")),
+			connect.WithClientOptions(opts...),
+		),
+		controlService: connect.NewClient[guestpb.ControlServiceRequest, guestpb.ServiceResponse](
+			httpClient,
+			baseURL+AgentControlServiceProcedure,
+			connect.WithSchema(agentMethods.ByName("ControlService")),
+			connect.WithClientOptions(opts...),
+		),
 		stat: connect.NewClient[guestpb.StatRequest, guestpb.StatResponse](
 			httpClient,
 			baseURL+AgentStatProcedure,
@@ -271,28 +301,31 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 
 // agentClient implements AgentClient.
 type agentClient struct {
-	init          *connect.Client[guestpb.InitRequest, guestpb.InitResponse]
-	metrics       *connect.Client[guestpb.MetricsRequest, guestpb.MetricsResponse]
-	notices       *connect.Client[guestpb.NoticesRequest, guestpb.Notice]
-	relieve       *connect.Client[guestpb.RelieveRequest, guestpb.RelieveResponse]
-	start         *connect.Client[guestpb.StartRequest, guestpb.ProcessEvent]
-	spawn         *connect.Client[guestpb.SpawnRequest, guestpb.SpawnResponse]
-	attach        *connect.Client[guestpb.AttachRequest, guestpb.AttachEvent]
-	sendInput     *connect.Client[guestpb.SendInputRequest, guestpb.SendInputResponse]
-	resize        *connect.Client[guestpb.ResizeRequest, guestpb.ResizeResponse]
-	signal        *connect.Client[guestpb.SignalRequest, guestpb.SignalResponse]
-	listProcesses *connect.Client[guestpb.ListProcessesRequest, guestpb.ListProcessesResponse]
-	stat          *connect.Client[guestpb.StatRequest, guestpb.StatResponse]
-	listDir       *connect.Client[guestpb.ListDirRequest, guestpb.ListDirResponse]
-	makeDir       *connect.Client[guestpb.MakeDirRequest, guestpb.MakeDirResponse]
-	move          *connect.Client[guestpb.MoveRequest, guestpb.MoveResponse]
-	remove        *connect.Client[guestpb.RemoveRequest, guestpb.RemoveResponse]
-	watch         *connect.Client[guestpb.WatchRequest, guestpb.WatchEvent]
-	copy          *connect.Client[guestpb.CopyRequest, guestpb.CopyResponse]
-	change        *connect.Client[guestpb.ChangeRequest, guestpb.ChangeResponse]
-	glob          *connect.Client[guestpb.GlobRequest, guestpb.GlobResponse]
-	search        *connect.Client[guestpb.SearchRequest, guestpb.SearchResponse]
-	replace       *connect.Client[guestpb.ReplaceRequest, guestpb.ReplaceResponse]
+	init           *connect.Client[guestpb.InitRequest, guestpb.InitResponse]
+	metrics        *connect.Client[guestpb.MetricsRequest, guestpb.MetricsResponse]
+	notices        *connect.Client[guestpb.NoticesRequest, guestpb.Notice]
+	relieve        *connect.Client[guestpb.RelieveRequest, guestpb.RelieveResponse]
+	start          *connect.Client[guestpb.StartRequest, guestpb.ProcessEvent]
+	spawn          *connect.Client[guestpb.SpawnRequest, guestpb.SpawnResponse]
+	attach         *connect.Client[guestpb.AttachRequest, guestpb.AttachEvent]
+	sendInput      *connect.Client[guestpb.SendInputRequest, guestpb.SendInputResponse]
+	resize         *connect.Client[guestpb.ResizeRequest, guestpb.ResizeResponse]
+	signal         *connect.Client[guestpb.SignalRequest, guestpb.SignalResponse]
+	listProcesses  *connect.Client[guestpb.ListProcessesRequest, guestpb.ListProcessesResponse]
+	createService  *connect.Client[guestpb.CreateServiceRequest, guestpb.ServiceResponse]
+	listServices   *connect.Client[guestpb.ListServicesRequest, guestpb.ListServicesResponse]
+	controlService *connect.Client[guestpb.ControlServiceRequest, guestpb.ServiceResponse]
+	stat           *connect.Client[guestpb.StatRequest, guestpb.StatResponse]
+	listDir        *connect.Client[guestpb.ListDirRequest, guestpb.ListDirResponse]
+	makeDir        *connect.Client[guestpb.MakeDirRequest, guestpb.MakeDirResponse]
+	move           *connect.Client[guestpb.MoveRequest, guestpb.MoveResponse]
+	remove         *connect.Client[guestpb.RemoveRequest, guestpb.RemoveResponse]
+	watch          *connect.Client[guestpb.WatchRequest, guestpb.WatchEvent]
+	copy           *connect.Client[guestpb.CopyRequest, guestpb.CopyResponse]
+	change         *connect.Client[guestpb.ChangeRequest, guestpb.ChangeResponse]
+	glob           *connect.Client[guestpb.GlobRequest, guestpb.GlobResponse]
+	search         *connect.Client[guestpb.SearchRequest, guestpb.SearchResponse]
+	replace        *connect.Client[guestpb.ReplaceRequest, guestpb.ReplaceResponse]
 }
 
 // Init calls silica.guest.v1.Agent.Init.
@@ -348,6 +381,21 @@ func (c *agentClient) Signal(ctx context.Context, req *connect.Request[guestpb.S
 // ListProcesses calls silica.guest.v1.Agent.ListProcesses.
 func (c *agentClient) ListProcesses(ctx context.Context, req *connect.Request[guestpb.ListProcessesRequest]) (*connect.Response[guestpb.ListProcessesResponse], error) {
 	return c.listProcesses.CallUnary(ctx, req)
+}
+
+// CreateService calls silica.guest.v1.Agent.CreateService.
+func (c *agentClient) CreateService(ctx context.Context, req *connect.Request[guestpb.CreateServiceRequest]) (*connect.Response[guestpb.ServiceResponse], error) {
+	return c.createService.CallUnary(ctx, req)
+}
+
+// ListServices calls silica.guest.v1.Agent.ListServices.
+func (c *agentClient) ListServices(ctx context.Context, req *connect.Request[guestpb.ListServicesRequest]) (*connect.Response[guestpb.ListServicesResponse], error) {
+	return c.listServices.CallUnary(ctx, req)
+}
+
+// ControlService calls silica.guest.v1.Agent.ControlService.
+func (c *agentClient) ControlService(ctx context.Context, req *connect.Request[guestpb.ControlServiceRequest]) (*connect.Response[guestpb.ServiceResponse], error) {
+	return c.controlService.CallUnary(ctx, req)
 }
 
 // Stat calls silica.guest.v1.Agent.Stat.
@@ -430,6 +478,12 @@ type AgentHandler interface {
 	Resize(context.Context, *connect.Request[guestpb.ResizeRequest]) (*connect.Response[guestpb.ResizeResponse], error)
 	Signal(context.Context, *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error)
 	ListProcesses(context.Context, *connect.Request[guestpb.ListProcessesRequest]) (*connect.Response[guestpb.ListProcessesResponse], error)
+	// Services are processes that are kept running. Their definitions are files
+	// of the sandbox, and come back with them. What they write is for Attach,
+	// under their log's id; it ends when the service is deleted.
+	CreateService(context.Context, *connect.Request[guestpb.CreateServiceRequest]) (*connect.Response[guestpb.ServiceResponse], error)
+	ListServices(context.Context, *connect.Request[guestpb.ListServicesRequest]) (*connect.Response[guestpb.ListServicesResponse], error)
+	ControlService(context.Context, *connect.Request[guestpb.ControlServiceRequest]) (*connect.Response[guestpb.ServiceResponse], error)
 	Stat(context.Context, *connect.Request[guestpb.StatRequest]) (*connect.Response[guestpb.StatResponse], error)
 	ListDir(context.Context, *connect.Request[guestpb.ListDirRequest]) (*connect.Response[guestpb.ListDirResponse], error)
 	MakeDir(context.Context, *connect.Request[guestpb.MakeDirRequest]) (*connect.Response[guestpb.MakeDirResponse], error)
@@ -517,6 +571,24 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		AgentListProcessesProcedure,
 		svc.ListProcesses,
 		connect.WithSchema(agentMethods.ByName("ListProcesses")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentCreateServiceHandler := connect.NewUnaryHandler(
+		AgentCreateServiceProcedure,
+		svc.CreateService,
+		connect.WithSchema(agentMethods.ByName("CreateService")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentListServicesHandler := connect.NewUnaryHandler(
+		AgentListServicesProcedure,
+		svc.ListServices,
+		connect.WithSchema(agentMethods.ByName("ListServices")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentControlServiceHandler := connect.NewUnaryHandler(
+		AgentControlServiceProcedure,
+		svc.ControlService,
+		connect.WithSchema(agentMethods.ByName("ControlService")),
 		connect.WithHandlerOptions(opts...),
 	)
 	agentStatHandler := connect.NewUnaryHandler(
@@ -609,6 +681,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentSignalHandler.ServeHTTP(w, r)
 		case AgentListProcessesProcedure:
 			agentListProcessesHandler.ServeHTTP(w, r)
+		case AgentCreateServiceProcedure:
+			agentCreateServiceHandler.ServeHTTP(w, r)
+		case AgentListServicesProcedure:
+			agentListServicesHandler.ServeHTTP(w, r)
+		case AgentControlServiceProcedure:
+			agentControlServiceHandler.ServeHTTP(w, r)
 		case AgentStatProcedure:
 			agentStatHandler.ServeHTTP(w, r)
 		case AgentListDirProcedure:
@@ -682,6 +760,18 @@ func (UnimplementedAgentHandler) Signal(context.Context, *connect.Request[guestp
 
 func (UnimplementedAgentHandler) ListProcesses(context.Context, *connect.Request[guestpb.ListProcessesRequest]) (*connect.Response[guestpb.ListProcessesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.ListProcesses is not implemented"))
+}
+
+func (UnimplementedAgentHandler) CreateService(context.Context, *connect.Request[guestpb.CreateServiceRequest]) (*connect.Response[guestpb.ServiceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.CreateService is not implemented"))
+}
+
+func (UnimplementedAgentHandler) ListServices(context.Context, *connect.Request[guestpb.ListServicesRequest]) (*connect.Response[guestpb.ListServicesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.ListServices is not implemented"))
+}
+
+func (UnimplementedAgentHandler) ControlService(context.Context, *connect.Request[guestpb.ControlServiceRequest]) (*connect.Response[guestpb.ServiceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.ControlService is not implemented"))
 }
 
 func (UnimplementedAgentHandler) Stat(context.Context, *connect.Request[guestpb.StatRequest]) (*connect.Response[guestpb.StatResponse], error) {
