@@ -74,27 +74,51 @@ func values(sb sandbox.Sandbox) ([]any, error) {
 // scanner is a *sql.Row or *sql.Rows.
 type scanner interface{ Scan(...any) error }
 
-func scan(row scanner) (sb sandbox.Sandbox, err error) {
-	var env, tags, metadata string
-	var boot, timeout, idle, created, updated, started, ready, destroyed, ran, stopped, extended int64
-	err = row.Scan(
-		&sb.ID, &sb.Tenant, &sb.Owner, &sb.Workspace, &sb.Project,
+// rowReader reads rows of columns. It keeps what they are read into: a list of a
+// thousand sandboxes would make 35,000 places for them otherwise.
+type rowReader struct {
+	sb                                                                   sandbox.Sandbox
+	id, tenant, state, bootPath                                          string
+	env, tags, metadata, base, files                                     string
+	boot, timeout, idle, created, updated, started, readyAt, destroyedAt int64
+	ran, stopped, extended                                               int64
+	into                                                                 []any
+}
+
+func newRowReader() *rowReader {
+	r := &rowReader{}
+	sb := &r.sb
+	r.into = []any{
+		&r.id, &r.tenant, &sb.Owner, &sb.Workspace, &sb.Project,
 		&sb.External.Workspace, &sb.External.User, &sb.External.Project,
 		&sb.Name, &sb.Slug, &sb.Spec.Template, &sb.Spec.Revision, &sb.Spec.Image,
-		&sb.Spec.MilliCPU, &sb.Spec.Memory, &sb.Spec.Disk, &env,
-		&sb.State, &sb.Ready, &sb.Reason, &sb.BootPath, &boot,
-		&timeout, &idle, &sb.Persist, &sb.AlwaysOn, &sb.AutoStart,
-		&tags, &metadata, &sb.Freed,
-		&created, &updated, &started, &ready, &destroyed,
-		&sb.Base, &sb.Files, &ran, &stopped, &extended, &sb.Node,
-	)
-	if err != nil {
+		&sb.Spec.MilliCPU, &sb.Spec.Memory, &sb.Spec.Disk, &r.env,
+		&r.state, &sb.Ready, &sb.Reason, &r.bootPath, &r.boot,
+		&r.timeout, &r.idle, &sb.Persist, &sb.AlwaysOn, &sb.AutoStart,
+		&r.tags, &r.metadata, &sb.Freed,
+		&r.created, &r.updated, &r.started, &r.readyAt, &r.destroyedAt,
+		&r.base, &r.files, &r.ran, &r.stopped, &r.extended, &sb.Node,
+	}
+	return r
+}
+
+func scan(row scanner) (sandbox.Sandbox, error) { return newRowReader().scan(row) }
+
+func (r *rowReader) scan(row scanner) (sandbox.Sandbox, error) {
+	if err := row.Scan(r.into...); err != nil {
 		return sandbox.Sandbox{}, err
 	}
+	sb := r.sb // its maps and lists are made below, for this row alone
+	sb.ID, sb.Tenant = sandbox.ID(r.id), sandbox.TenantID(r.tenant)
+	sb.State, sb.BootPath = sandbox.State(r.state), sandbox.BootPath(r.bootPath)
+	sb.Base, sb.Files = sandbox.Ref(r.base), sandbox.Ref(r.files)
 	for _, j := range []struct {
 		text string
 		into any
-	}{{env, &sb.Spec.Env}, {tags, &sb.Tags}, {metadata, &sb.Metadata}} {
+	}{{r.env, &sb.Spec.Env}, {r.tags, &sb.Tags}, {r.metadata, &sb.Metadata}} {
+		if j.text == "null" {
+			continue
+		}
 		// Numbers stay as they were written: a user's 1e999 is no float64, and
 		// a row that can't be read would keep the daemon from starting.
 		d := json.NewDecoder(strings.NewReader(j.text))
@@ -104,10 +128,10 @@ func scan(row scanner) (sb sandbox.Sandbox, err error) {
 			return sandbox.Sandbox{}, fmt.Errorf("row of %s: %v", sb.ID, err)
 		}
 	}
-	sb.Boot, sb.Timeout, sb.Idle, sb.Ran = duration(boot), duration(timeout), duration(idle), duration(ran)
-	sb.CreatedAt, sb.UpdatedAt = fromMicros(created), fromMicros(updated)
-	sb.StartedAt, sb.ReadyAt, sb.DestroyedAt = fromMicros(started), fromMicros(ready), fromMicros(destroyed)
-	sb.StoppedAt, sb.ExtendedAt = fromMicros(stopped), fromMicros(extended)
+	sb.Boot, sb.Timeout, sb.Idle, sb.Ran = duration(r.boot), duration(r.timeout), duration(r.idle), duration(r.ran)
+	sb.CreatedAt, sb.UpdatedAt = fromMicros(r.created), fromMicros(r.updated)
+	sb.StartedAt, sb.ReadyAt, sb.DestroyedAt = fromMicros(r.started), fromMicros(r.readyAt), fromMicros(r.destroyedAt)
+	sb.StoppedAt, sb.ExtendedAt = fromMicros(r.stopped), fromMicros(r.extended)
 	return sb, nil
 }
 

@@ -343,8 +343,9 @@ func (s *Store) queryAll(ctx context.Context, query string, args ...any) ([]sand
 	}
 	defer rows.Close()
 	var list []sandbox.Sandbox
+	read := newRowReader()
 	for rows.Next() {
-		sb, err := scan(rows)
+		sb, err := read.scan(rows)
 		if err != nil {
 			return nil, wrap(err, "list sandboxes")
 		}
