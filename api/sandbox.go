@@ -148,6 +148,9 @@ type List[T any] struct {
 	Data []T  `json:"data"`
 	Meta Meta `json:"meta"`
 	Page Page `json:"page"`
+	// NextCursor asks for the next page of lists that know cursors; null on the
+	// last one.
+	NextCursor *string `json:"next_cursor,omitempty"`
 }
 
 // Meta counts a list in one public dialect.
@@ -169,8 +172,13 @@ type Page struct {
 type SandboxFilter struct {
 	WorkspaceID, ProjectID                                 string
 	ExternalWorkspaceID, ExternalUserID, ExternalProjectID string
-	State                                                  string
-	Page, PageSize                                         int // 0: everything, up to the server's bound
+	State                                                  string // or several, with commas
+	Name, TemplateID                                       string
+	Metadata                                               map[string]string // plain values; all must fit
+	Tags                                                   []string          // all must be there
+	Page, PageSize                                         int               // 0: everything, up to the server's bound
+	Limit                                                  int               // of a page that Cursor, a NextCursor, begins
+	Cursor                                                 string
 }
 
 // Query returns f as a query string.
@@ -180,10 +188,20 @@ func (f SandboxFilter) Query() url.Values {
 		"workspace_id": f.WorkspaceID, "project_id": f.ProjectID,
 		"external_workspace_id": f.ExternalWorkspaceID, "external_user_id": f.ExternalUserID,
 		"external_project_id": f.ExternalProjectID, "state": f.State,
+		"name": f.Name, "template_id": f.TemplateID, "cursor": f.Cursor,
 	} {
 		if v != "" {
 			q.Set(name, v)
 		}
+	}
+	for k, v := range f.Metadata {
+		q.Set("metadata."+k, v)
+	}
+	for _, tag := range f.Tags {
+		q.Add("tag", tag)
+	}
+	if f.Limit > 0 {
+		q.Set("limit", strconv.Itoa(f.Limit))
 	}
 	if f.Page > 0 {
 		q.Set("page", strconv.Itoa(f.Page))

@@ -129,6 +129,23 @@ type Filter struct {
 	Tenant             TenantID
 	Workspace, Project string
 	External           External
-	State              State // empty: every public state but Destroyed
-	Limit, Offset      int   // Limit 0: the store's own bound
+	Name, Template     string
+	States             []State           // empty: every public state but Destroyed
+	Metadata           map[string]string // plain values, written as text; all must be there
+	Tags               []string          // all must be there
+	Limit, Offset      int               // Limit 0: the store's own bound
+	After              Position          // only what comes after it; zero: from the start
+}
+
+// Position is a place in a list that is sorted newest first.
+type Position struct {
+	CreatedAt time.Time
+	ID        ID
+}
+
+// Listing is one page of a list.
+type Listing struct {
+	Sandboxes []Sandbox
+	Total     int  // on all pages
+	More      bool // there are others after these
 }

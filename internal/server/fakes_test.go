@@ -149,20 +149,29 @@ func (w *world) Get(_ context.Context, c sandbox.Caller, id string) (sandbox.San
 	return *sb, nil
 }
 
-func (w *world) List(_ context.Context, c sandbox.Caller, f sandbox.Filter) ([]sandbox.Sandbox, error) {
+func (w *world) List(_ context.Context, c sandbox.Caller, f sandbox.Filter) (sandbox.Listing, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var out []sandbox.Sandbox
 	for _, sb := range w.boxes {
 		match := func(want, got string) bool { return want == "" || want == got }
-		if sb.Tenant == c.Tenant && match(string(f.State), string(sb.State)) && (f.State != "" || sb.State != sandbox.Destroyed) &&
+		if sb.Tenant == c.Tenant && (slices.Contains(f.States, sb.State) || len(f.States) == 0 && sb.State != sandbox.Destroyed) &&
+			match(f.Name, sb.Name) && match(f.Template, sb.Spec.Template) &&
 			match(f.Workspace, sb.Workspace) && match(f.Project, sb.Project) && match(f.External.Workspace, sb.External.Workspace) &&
 			match(f.External.User, sb.External.User) && match(f.External.Project, sb.External.Project) {
 			out = append(out, *sb)
 		}
 	}
 	slices.SortFunc(out, func(a, b sandbox.Sandbox) int { return strings.Compare(string(b.ID), string(a.ID)) })
-	return out, nil
+	l := sandbox.Listing{Sandboxes: out, Total: len(out)}
+	if f.After.ID != "" {
+		l.Sandboxes = slices.DeleteFunc(out, func(sb sandbox.Sandbox) bool { return sb.ID >= f.After.ID })
+	}
+	l.Sandboxes = l.Sandboxes[min(f.Offset, len(l.Sandboxes)):]
+	if l.More = f.Limit > 0 && len(l.Sandboxes) > f.Limit; l.More {
+		l.Sandboxes = l.Sandboxes[:f.Limit]
+	}
+	return l, nil
 }
 
 func (w *world) Destroy(_ context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {

@@ -34,23 +34,17 @@ func (s *Server) getSandbox(w http.ResponseWriter, r *http.Request, c sandbox.Ca
 }
 
 func (s *Server) listSandboxes(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
-	q := r.URL.Query()
-	f := sandbox.Filter{
-		Tenant: c.Tenant, Workspace: q.Get("workspace_id"), Project: q.Get("project_id"),
-		External: sandbox.External{
-			Workspace: q.Get("external_workspace_id"), User: q.Get("external_user_id"), Project: q.Get("external_project_id"),
-		},
-		State: sandbox.State(q.Get("state")),
-	}
-	if f.State != "" && !f.State.Public() {
-		return sandbox.Field("state", "must be one of provisioning, running, paused, destroyed, error")
+	f, page, err := listFilter(r, sandboxStates)
+	if err != nil {
+		return err
 	}
 	found, err := s.deps.Sandboxes.List(r.Context(), c, f)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	return writeList(w, r, found, func(sb sandbox.Sandbox) api.Sandbox { return wireSandbox(r, sb, now) })
+	writePage(w, found, f, page, func(sb sandbox.Sandbox) api.Sandbox { return wireSandbox(r, sb, now) })
+	return nil
 }
 
 func (s *Server) deleteSandbox(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {

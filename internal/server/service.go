@@ -21,7 +21,7 @@ type Sandboxes interface {
 	// over, whichever is first.
 	Create(ctx context.Context, c sandbox.Caller, req sandbox.CreateRequest) (sandbox.Sandbox, error)
 	Get(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
-	List(ctx context.Context, c sandbox.Caller, f sandbox.Filter) ([]sandbox.Sandbox, error)
+	List(ctx context.Context, c sandbox.Caller, f sandbox.Filter) (sandbox.Listing, error)
 	Destroy(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
 	// Update changes what ch sets; a Conflict when the name or slug is taken.
 	Update(ctx context.Context, c sandbox.Caller, id string, ch sandbox.Change) (sandbox.Sandbox, error)

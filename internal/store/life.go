@@ -31,7 +31,7 @@ func (s *Store) Edit(ctx context.Context, tenant sandbox.TenantID, id sandbox.ID
 		if ended(old.State) {
 			return moved.With("state", old.State)
 		}
-		row := old
+		row, before := old, labels(old)
 		if err := change(&row); err != nil {
 			return err
 		}
@@ -43,6 +43,9 @@ func (s *Store) Edit(ctx context.Context, tenant sandbox.TenantID, id sandbox.ID
 			if unique(err) {
 				return slugTaken(row.Slug)
 			}
+			return err
+		}
+		if err := t.relabel(row, before); err != nil {
 			return err
 		}
 		for _, e := range events {

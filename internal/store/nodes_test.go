@@ -55,8 +55,8 @@ func TestNodesKeepTheirOwn(t *testing.T) {
 		if err != nil || len(tenants) != 1 || tenants[0] != c.want {
 			t.Errorf("%s looks after %v, %v; want %s", c.s.cfg.Node, tenants, err, c.want)
 		}
-		if list, err := c.s.List(ctx, sandbox.Filter{Tenant: tn}); err != nil || len(list) != 2 {
-			t.Errorf("%s lists %d, %v; want both", c.s.cfg.Node, len(list), err)
+		if list, err := c.s.List(ctx, sandbox.Filter{Tenant: tn}); err != nil || list.Total != 2 {
+			t.Errorf("%s lists %d, %v; want both", c.s.cfg.Node, list.Total, err)
 		}
 	}
 	if warm, err := b.Warm(ctx); err != nil || len(warm) != 0 {

@@ -59,7 +59,8 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 	if s.cfg.MaxEnded > 0 {
 		err = errors.Join(err, s.pruneEnded(ctx))
 	}
-	return err
+	return errors.Join(err, s.pruneTable(ctx, `delete from labels where (sandbox, name, value) in
+		(select sandbox, name, value from labels where sandbox not in (select id from sandboxes) limit $1)`, pruneBatch))
 }
 
 // pruneEnded looks for tenants with too many ended sandboxes without holding up

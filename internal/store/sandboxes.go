@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"strings"
 	"time"
 
 	"silica.dev/silica/internal/event"
@@ -13,9 +12,6 @@ import (
 
 // keepIdempotency is how long a repeated create is recognised.
 const keepIdempotency = 24 * time.Hour
-
-// maxList bounds a list that asks for no bound.
-const maxList = 1000
 
 var (
 	noSandbox = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "sandbox not found")
@@ -145,6 +141,9 @@ func (t *tx) claim(sb sandbox.Sandbox) (sandbox.Sandbox, error) {
 	if err := t.update(got, sandbox.Warm); err != nil {
 		return sandbox.Sandbox{}, err
 	}
+	if err := t.label(got); err != nil {
+		return sandbox.Sandbox{}, err
+	}
 	return got, t.track(got, sandbox.Warm)
 }
 
@@ -153,8 +152,10 @@ func (t *tx) insert(sb sandbox.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(insertSandbox, vs...)
-	return err
+	if _, err = t.exec(insertSandbox, vs...); err != nil {
+		return err
+	}
+	return t.label(sb)
 }
 
 // update writes all of sb if it is still in the state from.
@@ -223,6 +224,7 @@ func (t *tx) change(id sandbox.ID, from, to sandbox.State, change func(*sandbox.
 	if sb.State != from {
 		return sandbox.Sandbox{}, moved.With("state", sb.State)
 	}
+	before := labels(sb)
 	if change != nil {
 		change(&sb)
 	}
@@ -234,6 +236,9 @@ func (t *tx) change(id sandbox.ID, from, to sandbox.State, change func(*sandbox.
 		return sandbox.Sandbox{}, err
 	}
 	if err := t.track(sb, from); err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if err := t.relabel(sb, before); err != nil {
 		return sandbox.Sandbox{}, err
 	}
 	return scan(t.row(selectSandbox+`where id = $1`, string(id))) // as everybody else will read it
@@ -287,39 +292,6 @@ func (s *Store) Sandbox(ctx context.Context, tenant sandbox.TenantID, id string)
 // tenant's rows cost another time.
 var bySlugOrName = selectSandbox + `where slug = $2 and tenant = $1 and tenant <> ''
 	union all ` + selectSandbox + `where tenant = $1 and name = $2 and name <> '' and tenant <> '' and state <> $3 limit 3`
-
-// List returns a tenant's sandboxes that f selects, newest first, without their
-// environments.
-func (s *Store) List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, error) {
-	if f.Tenant == "" || f.State != "" && !f.State.Public() {
-		return nil, nil
-	}
-	args := []any{string(f.Tenant)}
-	where := []string{"tenant = $1"}
-	add := func(cond, value string) {
-		args = append(args, value)
-		where = append(where, fmt.Sprintf(cond, len(args)))
-	}
-	for _, c := range []struct{ column, value string }{
-		{"workspace", f.Workspace}, {"project", f.Project},
-		{"ext_workspace", f.External.Workspace}, {"ext_user", f.External.User}, {"ext_project", f.External.Project},
-	} {
-		if c.value != "" {
-			add(c.column+" = $%d", c.value)
-		}
-	}
-	if f.State != "" {
-		add("state = $%d", string(f.State))
-	} else {
-		add("state <> $%d", string(sandbox.Destroyed))
-	}
-	if f.Limit <= 0 || f.Limit > maxList {
-		f.Limit = maxList
-	}
-	args = append(args, f.Limit, max(f.Offset, 0))
-	return s.queryAll(ctx, selectListed+fmt.Sprintf("where %s order by created_at desc, id desc limit $%d offset $%d",
-		strings.Join(where, " and "), len(args)-1, len(args)), args...)
-}
 
 // Unfreed returns every sandbox that may hold something on this host, whosever
 // it is, oldest first.

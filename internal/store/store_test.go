@@ -85,7 +85,7 @@ func TestNumbersOfAnySizeAreReadBack(t *testing.T) {
 			t.Fatalf("Unfreed = %+v, %v", rows, err)
 		}
 		listed, err := s.List(ctx, sandbox.Filter{Tenant: sb.Tenant})
-		if err != nil || len(listed) != 1 || listed[0].Spec.Env != nil || listed[0].Spec.Image != sb.Spec.Image {
+		if err != nil || listed.Total != 1 || listed.Sandboxes[0].Spec.Env != nil || listed.Sandboxes[0].Spec.Image != sb.Spec.Image {
 			t.Errorf("List = %+v, %v; want it without the environment", listed, err)
 		}
 		if d := cmp.Diff(sb.Metadata, rows[0].Metadata); d != "" {
@@ -113,7 +113,7 @@ func TestAnotherTenantsSandboxIsNotFound(t *testing.T) {
 		if err := s.AddMember(ctx, fresh("")); err != nil {
 			t.Fatal(err)
 		}
-		if list, _ := s.List(ctx, sandbox.Filter{}); len(list) != 0 {
+		if list, _ := s.List(ctx, sandbox.Filter{}); list.Total != 0 {
 			t.Errorf("a list without a tenant shows %v", list)
 		}
 	})
@@ -382,9 +382,9 @@ func TestListFilters(t *testing.T) {
 			{"external workspace", sandbox.Filter{External: sandbox.External{Workspace: "w0"}}, []int{2, 0}},
 			{"external user", sandbox.Filter{External: sandbox.External{User: "u1"}}, []int{1}},
 			{"external project", sandbox.Filter{External: sandbox.External{Project: "no"}}, nil},
-			{"state", sandbox.Filter{State: sandbox.Destroyed}, []int{3}},
-			{"hidden state", sandbox.Filter{State: sandbox.Warm}, nil},
-			{"together", sandbox.Filter{State: sandbox.Provisioning, External: sandbox.External{Workspace: "w0", User: "u2"}}, []int{2}},
+			{"state", sandbox.Filter{States: []sandbox.State{sandbox.Destroyed}}, []int{3}},
+			{"hidden state", sandbox.Filter{States: []sandbox.State{sandbox.Warm}}, nil},
+			{"together", sandbox.Filter{States: []sandbox.State{sandbox.Provisioning}, External: sandbox.External{Workspace: "w0", User: "u2"}}, []int{2}},
 			{"a page", sandbox.Filter{Limit: 1, Offset: 1}, []int{1}},
 		}
 		for _, c := range cases {
@@ -394,7 +394,7 @@ func TestListFilters(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got []int
-			for _, sb := range list {
+			for _, sb := range list.Sandboxes {
 				got = append(got, slices.IndexFunc(made, func(m sandbox.Sandbox) bool { return m.ID == sb.ID }))
 			}
 			if !slices.Equal(got, c.want) {
@@ -464,8 +464,8 @@ func TestFullDiskIsSaidAndRecovers(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if list, err := s.List(ctx, sandbox.Filter{Tenant: a}); err != nil || len(list) != 0 {
-		t.Errorf("rows of failed creates: %d, %v", len(list), err)
+	if list, err := s.List(ctx, sandbox.Filter{Tenant: a}); err != nil || list.Total != 0 {
+		t.Errorf("rows of failed creates: %d, %v", list.Total, err)
 	}
 	if _, err := s.write.Exec("pragma max_page_count = 1000000"); err != nil {
 		t.Fatal(err)

@@ -130,7 +130,7 @@ type Store interface {
 	// shows beyond what was written.
 	Usage(ctx context.Context, id sandbox.ID, now time.Time, live *sandbox.Reading) (sandbox.Usage, error)
 	Sandbox(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Sandbox, error)
-	List(ctx context.Context, f sandbox.Filter) ([]sandbox.Sandbox, error)
+	List(ctx context.Context, f sandbox.Filter) (sandbox.Listing, error)
 	// Edit changes fields of a sandbox that has not ended, in one transaction.
 	Edit(ctx context.Context, tenant sandbox.TenantID, id sandbox.ID, change func(*sandbox.Sandbox) error, events ...event.Event) (sandbox.Sandbox, error)
 	// Readmit moves a paused sandbox to Provisioning, within its tenant's limit.

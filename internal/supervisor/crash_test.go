@@ -188,7 +188,7 @@ func (m *machine) check(book *ledger) {
 	m.eventually("nothing is in a passing state", func() bool {
 		for _, c := range []sandbox.Caller{m.a, m.b} {
 			list, err := m.List(m.ctx, c, sandbox.Filter{})
-			if err != nil || slices.ContainsFunc(list, func(sb sandbox.Sandbox) bool { return !decided(sb) }) {
+			if err != nil || slices.ContainsFunc(list.Sandboxes, func(sb sandbox.Sandbox) bool { return !decided(sb) }) {
 				return false
 			}
 		}

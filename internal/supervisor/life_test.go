@@ -104,7 +104,7 @@ func TestBadRequestsCreateNothing(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %s", name, sb, err, c.code)
 		}
 	}
-	if list, err := m.List(m.ctx, m.a, sandbox.Filter{}); err != nil || len(list) != 0 {
+	if list, err := m.List(m.ctx, m.a, sandbox.Filter{}); err != nil || list.Total != 0 {
 		t.Errorf("List = %v, %v", list, err)
 	}
 	m.nothingOnHost()

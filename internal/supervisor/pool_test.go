@@ -16,7 +16,7 @@ import (
 func TestPoolMemberIsClaimedAndReplaced(t *testing.T) {
 	m := newMachine(t, Config{WarmPool: 2, EmptySlots: 3})
 	members := m.warm(2)
-	if list, err := m.List(m.ctx, m.a, sandbox.Filter{}); err != nil || len(list) != 0 {
+	if list, err := m.List(m.ctx, m.a, sandbox.Filter{}); err != nil || list.Total != 0 {
 		t.Errorf("a tenant sees the pool: %v, %v", list, err)
 	}
 	sb := m.create(m.a, sandbox.CreateRequest{Env: map[string]string{"A": "1"}})

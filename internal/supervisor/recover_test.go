@@ -206,9 +206,9 @@ func TestRecoverIsQuick(t *testing.T) {
 	if d := time.Since(begin); d > 2*time.Second {
 		t.Errorf("ready after %v with 50 sandboxes", d)
 	}
-	list, err := m.List(m.ctx, m.a, sandbox.Filter{State: sandbox.Running})
-	if err != nil || len(list) != 50 {
-		t.Errorf("%d run, %v", len(list), err)
+	list, err := m.List(m.ctx, m.a, sandbox.Filter{States: []sandbox.State{sandbox.Running}})
+	if err != nil || list.Total != 50 {
+		t.Errorf("%d run, %v", list.Total, err)
 	}
 }
 

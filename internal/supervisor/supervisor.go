@@ -116,8 +116,8 @@ func (s *Supervisor) Get(ctx context.Context, c sandbox.Caller, id string) (sand
 	return s.store.Sandbox(ctx, c.Tenant, id)
 }
 
-// List returns the sandboxes of the caller's tenant that f selects, newest first.
-func (s *Supervisor) List(ctx context.Context, c sandbox.Caller, f sandbox.Filter) ([]sandbox.Sandbox, error) {
+// List returns a page of the sandboxes of the caller's tenant that f selects, newest first.
+func (s *Supervisor) List(ctx context.Context, c sandbox.Caller, f sandbox.Filter) (sandbox.Listing, error) {
 	f.Tenant = c.Tenant
 	return s.store.List(ctx, f)
 }

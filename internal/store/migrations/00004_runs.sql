@@ -34,3 +34,19 @@ select id, tenant, workspace, project, ext_workspace, ext_user, ext_project, mil
   started_at, 0, started_at, 0, 0, 0, 0, 0, 0
 from sandboxes where state = 'running' and tenant <> '';
 
+
+-- What sandboxes are looked for by: each tag, under the name 'tag', and each plain
+-- value of their metadata, under 'metadata.' and its key. Rows of sandboxes hold
+-- the same; these only find them.
+create table labels (
+  sandbox text not null,
+  tenant  text not null,
+  name    text not null,
+  value   text not null,
+  primary key (sandbox, name, value)
+);
+create index labels_value on labels (tenant, name, value);
+
+-- Lists are of the states that are asked for, newest first.
+create index sandboxes_state on sandboxes (tenant, state, created_at, id);
+drop index sandboxes_live;
