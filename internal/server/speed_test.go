@@ -33,7 +33,7 @@ func speedWorld(b *testing.B, n, destroyed int) (base, key string, ids []sandbox
 	if err != nil {
 		b.Fatal(err)
 	}
-	_, key, err = rows.CreateKey(ctx, sandbox.Key{Tenant: tn.ID, User: "usr_a", Name: "k"})
+	_, key, err = rows.CreateKey(ctx, sandbox.Key{Tenant: tn.ID, Name: "k"})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -13,8 +13,10 @@ import (
 // maxList bounds a list that asks for no bound.
 const maxList = 1000
 
-// listed are the states of a list that names none.
-var listed = []sandbox.State{sandbox.Provisioning, sandbox.Running, sandbox.Paused, sandbox.Failed}
+// kept is the condition of the index in whose order lists are read. It must stand
+// in the query as it stands there. Without it, a tenant's list would cost what
+// the tenant has ever destroyed.
+const kept = "state <> 'destroyed'"
 
 // conditions collects what a query asks of its rows, and its parameters.
 type conditions struct {
@@ -50,15 +52,16 @@ func selection(f sandbox.Filter) *conditions {
 			c.need(x.column+" = %s", x.value)
 		}
 	}
-	states := f.States
-	if len(states) == 0 {
-		states = listed
+	if !slices.Contains(f.States, sandbox.Destroyed) {
+		c.where = append(c.where, kept)
 	}
-	var in []string
-	for _, s := range states {
-		in = append(in, c.arg(string(s)))
+	if len(f.States) > 0 {
+		var in []string
+		for _, s := range f.States {
+			in = append(in, c.arg(string(s)))
+		}
+		c.where = append(c.where, "state in ("+strings.Join(in, ", ")+")")
 	}
-	c.where = append(c.where, "state in ("+strings.Join(in, ", ")+")")
 	for _, k := range slices.Sorted(maps.Keys(f.Metadata)) {
 		c.labelled(f.Tenant, "metadata."+k, f.Metadata[k])
 	}

@@ -266,7 +266,7 @@ func stateChanged(sb sandbox.Sandbox, from sandbox.State) event.Event {
 // Another tenant's and an unknown one are the same to this query. A Conflict
 // says that several live ones have that name.
 func (s *Store) Sandbox(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Sandbox, error) {
-	sb, err := scan(s.read.QueryRowContext(ctx, selectSandbox+`where id = $1 and tenant = $2 and tenant <> ''`, id, string(tenant)))
+	sb, err := scan(s.byID.QueryRowContext(ctx, id, string(tenant)))
 	if !none(err) {
 		return sb, wrap(err, "read sandbox")
 	}

@@ -52,6 +52,7 @@ type Store struct {
 	done   sync.WaitGroup
 	keys   keyCache
 	others others
+	byID   *sql.Stmt // a sandbox of a tenant: what is asked most by far
 
 	mu         sync.Mutex
 	announce   func(event.Event)
@@ -84,6 +85,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := migrate(ctx, s.dialect, s.write); err != nil {
 		return nil, errors.Join(classify(err), s.read.Close(), s.write.Close())
 	}
+	if s.byID, err = s.read.PrepareContext(ctx, selectSandbox+`where id = $1 and tenant = $2 and tenant <> ''`); err != nil {
+		return nil, errors.Join(wrap(err, "open database"), s.read.Close(), s.write.Close())
+	}
 	s.done.Go(s.commitLoop)
 	if err := s.join(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -100,6 +104,7 @@ func (s *Store) Close() error {
 		_ = s.writeUsed()
 		close(s.quit)
 		s.done.Wait()
+		_ = s.byID.Close()
 		_ = s.read.Close()
 		err = s.write.Close()
 	})

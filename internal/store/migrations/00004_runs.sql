@@ -34,7 +34,6 @@ select id, tenant, workspace, project, ext_workspace, ext_user, ext_project, mil
   started_at, 0, started_at, 0, 0, 0, 0, 0, 0
 from sandboxes where state = 'running' and tenant <> '';
 
-
 -- What sandboxes are looked for by: each tag, under the name 'tag', and each plain
 -- value of their metadata, under 'metadata.' and its key. Rows of sandboxes hold
 -- the same; these only find them.
@@ -47,6 +46,8 @@ create table labels (
 );
 create index labels_value on labels (tenant, name, value);
 
--- Lists are of the states that are asked for, newest first.
+-- Lists are newest first, and of what is not destroyed unless they say otherwise.
+create index sandboxes_kept on sandboxes (tenant, created_at, id) where state <> 'destroyed';
 create index sandboxes_state on sandboxes (tenant, state, created_at, id);
+drop index sandboxes_list;
 drop index sandboxes_live;
