@@ -26,6 +26,7 @@ type Config struct {
 	Database      string // empty: SQLite in Data; else a postgres:// URL
 	Domain        string // previews are {port}-{slug}.sandbox.{Domain}
 	PublicURL     string // where clients reach the API; empty: derived from Listen
+	Advertise     string // where other servers on the database reach this one; empty: derived from Listen
 	MetricsListen string // host:port of /metrics without a key; empty: none
 	RateLimit     int    // requests a minute and workspace; 0: no limit
 	MaxSandboxes  int    // concurrent ones a tenant
@@ -71,6 +72,7 @@ func (c *Config) bind(f *pflag.FlagSet) {
 	f.StringVar(&c.Database, "database", "", "postgres:// URL (default SQLite in the data folder)")
 	f.StringVar(&c.Domain, "domain", "localhost", "previews are {port}-{slug}.sandbox.DOMAIN")
 	f.StringVar(&c.PublicURL, "public-url", "", "where clients reach the API (default from --listen)")
+	f.StringVar(&c.Advertise, "advertise-url", "", "`url` where other servers on the same database reach this one (default from --listen)")
 	f.StringVar(&c.MetricsListen, "metrics-listen", "", "address of /metrics without a key (default none)")
 	f.IntVar(&c.RateLimit, "rate-limit", 300, "requests a minute and workspace, 0 for no limit")
 	f.IntVar(&c.MaxSandboxes, "max-sandboxes", 10, "concurrent sandboxes a tenant")
@@ -139,8 +141,10 @@ func (c *Config) check() error {
 	if c.Database != "" && !strings.HasPrefix(c.Database, "postgres://") && !strings.HasPrefix(c.Database, "postgresql://") {
 		bad("database", "must be empty (SQLite) or a postgres:// URL")
 	}
-	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
-		bad("public-url", "%q is not an http:// or https:// URL", c.PublicURL)
+	for name, text := range map[string]string{"public-url": c.PublicURL, "advertise-url": c.Advertise} {
+		if u, err := url.Parse(text); text != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
+			bad(name, "%q is not an http:// or https:// URL", text)
+		}
 	}
 	for name, n := range map[string]int{"rate-limit": c.RateLimit, "warm-pool": c.WarmPool, "empty-slots": c.EmptySlots} {
 		if n < 0 {

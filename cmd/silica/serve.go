@@ -61,11 +61,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 	}
 	defer listener.Close()
 
-	rows, err := store.Open(ctx, store.Config{
-		URL:          c.Database,
-		Path:         filepath.Join(c.Data, "silica.db"),
-		OnPruneError: func(err error) { log.Warn("old rows not removed", "err", err) },
-	})
+	rows, err := openStore(ctx, c, listener.Addr(), log)
 	if err != nil {
 		return err
 	}
@@ -125,12 +121,18 @@ func runServe(ctx context.Context, c Config) (err error) {
 	}, supervisor.Deps{Store: rows, Templates: rows, Driver: driver, Events: events, Builds: catalogue, Capacity: newCapacity(c.Data), Log: log})
 	defer super.Close()
 
+	nodes, secret, err := neighbours(ctx, c, rows)
+	if err != nil {
+		return err
+	}
 	ready := make(chan struct{})
 	api := server.New(server.Config{
-		Version: version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
+		NodeSecret: secret,
+		Version:    version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
 	}, server.Deps{
 		Sandboxes: super, Events: events, Accounts: rows, Templates: officialTemplates{rows}, Log: log,
 		Ready: func(context.Context) error { return readiness(ready, build) },
+		Nodes: nodes,
 	})
 	served := make(chan error, 2)
 	go func() { served <- api.Serve(listener) }()

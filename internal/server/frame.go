@@ -112,9 +112,13 @@ func cutText(s string, n int) string {
 func (s *Server) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var c sandbox.Caller
+		r = s.forward.arrive(r)
 		version := s.sessions.version()
 		if rt.limit&socketed != 0 {
 			moveKey(r)
+		}
+		if s.strangeToken(r, rt) && s.elsewhere(w, r, rt, c) {
+			return
 		}
 		if rt.scope != public {
 			var err error
@@ -151,6 +155,9 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 		// the connection can't be watched for the client's leaving.
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
 			_, _ = io.CopyN(io.Discard, r.Body, maxBody)
+		}
+		if s.elsewhere(w, r, rt, c) {
+			return
 		}
 		if err := rt.handle(w, r, c); err != nil {
 			s.fail(w, r, err)

@@ -20,6 +20,7 @@ import (
 // Config is what the operator may choose. Zero values take the defaults named.
 type Config struct {
 	Version         string
+	NodeSecret      []byte // known to all servers on one database
 	DefaultTemplate string // "miosa-sandbox"
 	PublicURL       string // where clients reach the API; empty: as the request says
 	RateLimit       int    // requests a minute and workspace; 0: no limit, also none on polling readiness
@@ -86,6 +87,7 @@ type Deps struct {
 	Accounts  Accounts
 	Templates Templates
 	Ready     func(context.Context) error // nil error: the daemon takes work
+	Nodes     Nodes                       // nil: no other server shares the database
 	Registry  *prometheus.Registry        // served at /metrics; gets the server's own
 	Log       *slog.Logger
 }
@@ -105,6 +107,7 @@ type Server struct {
 	inFlight *inFlight
 	sockets  openSockets
 	tokens   streamTokens
+	forward  *forwarder             // nil: no other server shares the database
 	contract func() ([]byte, error) // the OpenAPI document, made once
 	sessions *sessions
 	page     func() ([]byte, error) // the same for people, made once
@@ -136,6 +139,9 @@ func New(cfg Config, deps Deps) *Server {
 		polls = maxPolls
 	}
 	s.polling = newLimiter(polls, time.Second)
+	if deps.Nodes != nil {
+		s.forward = newForwarder(deps.Nodes, cfg.NodeSecret)
+	}
 	s.closing, s.beginClose = context.WithCancel(context.Background())
 	s.closed, s.endSoon = context.WithCancel(context.Background())
 	s.contract = sync.OnceValues(func() ([]byte, error) { return openAPIJSON(s.routes()) })

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
@@ -188,14 +189,26 @@ func (s *Store) nodes(ctx context.Context, conn *sql.Conn) ([]sandbox.Node, erro
 	return list, rows.Err()
 }
 
+// NodeSecret is what servers on this database know each other by. The first one
+// makes it.
+func (s *Store) NodeSecret(ctx context.Context) (secret []byte, err error) {
+	err = s.do(ctx, "node secret", func(t *tx) error {
+		if _, err := t.exec(`insert into meta (name, value) values ('node_secret', $1) on conflict (name) do nothing`, rand.Text()); err != nil {
+			return err
+		}
+		return t.row(`select value from meta where name = 'node_secret'`).Scan(&secret)
+	})
+	return secret, err
+}
+
 // Elsewhere returns the URL of the server that has a tenant's sandbox, "" when
 // this one has it or there is no such sandbox. An empty tenant stands for any:
-// then id must be an ID. [sandbox.CodeNodeUnavailable] says that the server is
+// then id must be an ID or a slug. [sandbox.CodeNodeUnavailable] says that the server is
 // not there just now.
 func (s *Store) Elsewhere(ctx context.Context, tenant sandbox.TenantID, id string) (string, error) {
 	var node string
 	if tenant == "" {
-		err := s.read.QueryRowContext(ctx, `select node from sandboxes where id = $1`, id).Scan(&node)
+		err := s.read.QueryRowContext(ctx, `select node from sandboxes where id = $1 or slug = $1`, id).Scan(&node)
 		if none(err) {
 			return "", nil
 		}
