@@ -99,7 +99,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 	build := builder.New(builder.Config{
 		Driver:  driver,
 		Images:  &image.Builder{Blobs: blobs, Agent: agentProgram, Sources: []image.Source{&image.Debian{Config: outside, Host: "/"}}},
-		Blobs:   blobs,
+		Blobs:   neededBlobs{blobs, rows},
 		Store:   rows,
 		Log:     log,
 		Setting: fmt.Sprintf("%s %+v", agent.Digest, outside),
@@ -118,7 +118,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 		MaxTimeout: c.MaxTimeout, ForbidAlwaysOn: !c.AllowAlwaysOn, CreateWait: max(c.CreateWait, 1), Nameservers: nameservers(c),
 		// The largest named size; sizes in numbers have narrower caps on their wire.
 		Max: sandbox.Resources{MilliCPU: 16 * sandbox.Core, Memory: 32768 * sandbox.MiB, Disk: 81920 * sandbox.MiB},
-	}, supervisor.Deps{Store: rows, Templates: rows, Driver: driver, Events: events, Builds: catalogue, Capacity: newCapacity(c.Data), Log: log})
+	}, supervisor.Deps{Store: rows, Templates: rows, Driver: driver, Events: events, Builds: catalogue, Capacity: newCapacity(c.Data), Kept: blobs, Log: log})
 	defer super.Close()
 
 	nodes, secret, err := neighbours(ctx, c, rows)
@@ -157,7 +157,11 @@ func runServe(ctx context.Context, c Config) (err error) {
 	// Nothing may be under way when artifacts no row names are deleted; what
 	// recovery goes on with may wait for the template; and the builder's own
 	// sandboxes, which no row owns, must come after recovery.
-	if err := build.Sweep(ctx); err != nil {
+	needed, err := rows.Kept(ctx)
+	if err != nil {
+		return err
+	}
+	if err := build.Sweep(ctx, needed...); err != nil {
 		return err
 	}
 	catalogue.Expect(recipe.Slug)

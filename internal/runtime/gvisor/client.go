@@ -30,7 +30,8 @@ type engine struct {
 	http *http.Client
 
 	mu      sync.Mutex // one start at a time
-	version string     // what it says of itself
+	version string     // what it says of itself, and
+	files   string     // of the files it keeps
 }
 
 func newEngine(id, dir string, args []string) *engine {
@@ -60,7 +61,7 @@ func (e *engine) up(ctx context.Context) error {
 			return fmt.Errorf("%w: %s", err, tail(e.dir))
 		}
 	}
-	e.version = pong.Version
+	e.version, e.files = pong.Version, pong.Files
 	return nil
 }
 

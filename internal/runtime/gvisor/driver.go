@@ -53,7 +53,7 @@ type Network struct {
 }
 
 // Driver runs sandboxes in gVisor. It implements [runtime.Driver],
-// [runtime.Snapshotter], [runtime.Meter] and [runtime.Pooler].
+// [runtime.Snapshotter], [runtime.FileKeeper], [runtime.Meter] and [runtime.Pooler].
 type Driver struct {
 	cfg     Config
 	log     *slog.Logger
@@ -74,6 +74,7 @@ type Driver struct {
 var (
 	_ runtime.Driver      = (*Driver)(nil)
 	_ runtime.Snapshotter = (*Driver)(nil)
+	_ runtime.FileKeeper  = (*Driver)(nil)
 	_ runtime.Meter       = (*Driver)(nil)
 	_ runtime.Pooler      = (*Driver)(nil)
 )
@@ -241,6 +242,7 @@ func (d *Driver) Shutdown(ctx context.Context) error {
 // Start implements [runtime.Driver].
 func (d *Driver) Start(ctx context.Context, req runtime.StartRequest) error {
 	wreq := wire.StartRequest{ID: req.ID, Resources: req.Resources, ImageRef: req.Image}
+	on := d.current
 	path, release, err := d.image(ctx, req.Image)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", req.ID, err)
@@ -255,8 +257,16 @@ func (d *Driver) Start(ctx context.Context, req runtime.StartRequest) error {
 		defer release()
 		wreq.Snapshot = dir
 	}
+	if req.Files != "" {
+		kept, release, err := d.keptFiles(ctx, req)
+		if err != nil {
+			return fmt.Errorf("start %s: %w", req.ID, err)
+		}
+		defer release() // the sentry keeps them open, and reads on
+		wreq.Files, on = kept.dir, kept.engine
+	}
 	var res wire.StartResponse
-	err = d.current.call(ctx, wire.PathStart, wreq, &res, false)
+	err = on.call(ctx, wire.PathStart, wreq, &res, false)
 	if err != nil {
 		// An answer that never came, or came too late, may hide a sandbox.
 		if ctx.Err() != nil || errors.Is(err, lost) {
@@ -265,7 +275,7 @@ func (d *Driver) Start(ctx context.Context, req runtime.StartRequest) error {
 		return fmt.Errorf("start %s: %w", req.ID, err)
 	}
 	d.log.Debug("started", "sandbox", req.ID, "timing", res.Timing)
-	d.meet(req.ID, d.current, res.Address)
+	d.meet(req.ID, on, res.Address)
 	return nil
 }
 

@@ -102,14 +102,57 @@ func (s *sentry) checkpoint(dir string) error {
 	return nil
 }
 
+// saveFiles writes the root's writable layer, as it is at one moment, to an
+// empty folder, and leaves the sandbox standing still: a stopped kernel answers
+// nothing and acknowledges no write. It runs on after an error.
+//
+// What is saved is gVisor's file system checkpoint. Its tar of the layer was
+// found unusable: making and reading it takes each file, and reading it all
+// files together, as one piece of the sandbox's own memory, so a file larger
+// than what is free there ends the sandbox.
+func (s *sentry) saveFiles(dir string) error {
+	files, err := openAll(dir, layerFiles, os.O_CREATE|os.O_EXCL|os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer closeAll(files)
+	conn, err := s.connect()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := s.proc.signal(unix.SIGCONT); err != nil { // an earlier one may have left it still
+		return fmt.Errorf("let it run for the save: %w", err)
+	}
+	// The kernel itself holds every process while it saves.
+	if err := conn.Call(boot.ContMgrFSSave, &boot.FSSaveArgs{FilePayload: urpc.FilePayload{Files: files}}, nil); err != nil {
+		return fmt.Errorf("save files: %w", err)
+	}
+	if err := s.proc.signal(unix.SIGSTOP); err != nil {
+		return fmt.Errorf("hold still: %w", err)
+	}
+	return nil
+}
+
+// layerFiles are the files of a saved writable layer, in the order that gVisor
+// wants.
+var layerFiles = []string{
+	checkpointfiles.FSCheckpointManifestFileName, checkpointfiles.FSCheckpointMultiTarFileName,
+	checkpointfiles.PagesMetadataFileName, checkpointfiles.PagesFileName,
+}
+
 // openCheckpoint opens a checkpoint's files in the order that gVisor wants.
 func openCheckpoint(dir string, flags int) ([]*os.File, error) {
+	return openAll(dir, []string{checkpointfiles.StateFileName, checkpointfiles.PagesMetadataFileName, checkpointfiles.PagesFileName}, flags)
+}
+
+func openAll(dir string, names []string, flags int) ([]*os.File, error) {
 	var files []*os.File
-	for _, name := range []string{checkpointfiles.StateFileName, checkpointfiles.PagesMetadataFileName, checkpointfiles.PagesFileName} {
+	for _, name := range names {
 		f, err := os.OpenFile(filepath.Join(dir, name), flags, 0o644)
 		if err != nil {
 			closeAll(files)
-			return nil, fmt.Errorf("open checkpoint: %w", err)
+			return nil, fmt.Errorf("open %s: %w", name, err)
 		}
 		files = append(files, f)
 	}

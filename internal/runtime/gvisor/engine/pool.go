@@ -112,7 +112,7 @@ func (p *pool) signal() {
 
 // Prepare asks for n empty slots; the answer does not wait for them.
 func (e *Engine) Prepare(req wire.PrepareRequest) {
-	g := goal{key{req.Image, req.ImageRef, req.Resources}, req.N}
+	g := goal{key{image: req.Image, ref: req.ImageRef, resources: req.Resources}, req.N}
 	for _, s := range e.pool.set(&g) {
 		e.freeLater(s)
 	}

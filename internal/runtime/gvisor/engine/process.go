@@ -54,9 +54,12 @@ func startTime(pid int) (uint64, error) {
 }
 
 // kill ends the process. Its pid namespace, and so every stub, goes with it.
-func (p *process) kill() error {
+func (p *process) kill() error { return p.signal(unix.SIGKILL) }
+
+// signal sends a signal; a process that has ended does not mind.
+func (p *process) signal(sig unix.Signal) error {
 	var err error
-	cerr := p.control(func(fd int) { err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
+	cerr := p.control(func(fd int) { err = unix.PidfdSendSignal(fd, sig, nil, 0) })
 	if cerr != nil || err == unix.ESRCH {
 		return cerr
 	}

@@ -70,8 +70,9 @@ const panicLogName = "panic.log"
 type creator struct{ mu sync.Mutex }
 
 // create starts a sentry with nothing in it. dir is the slot's folder, already
-// holding whatever placement the boot process reads from it.
-func (c *creator) create(dir, name, image string, spec *specs.Spec, disk int64) (_ *sentry, err error) {
+// holding whatever placement the boot process reads from it. files is a folder
+// with the writable layer to boot with; empty: none.
+func (c *creator) create(dir, name, image, files string, spec *specs.Spec, disk int64) (_ *sentry, err error) {
 	conf, err := newConfig(dir)
 	if err != nil {
 		return nil, err
@@ -144,7 +145,10 @@ func (c *creator) create(dir, name, image string, spec *specs.Spec, disk int64) 
 			Lower: specutils.Erofs, Upper: specutils.AnonOverlay, Size: strconv.FormatInt(disk, 10),
 		}},
 		MountHints: hints,
-		PassFiles:  map[int]*os.File{guestReadyIn: in, guestReadyOut: out},
+		// Loaded while the sandbox runs already, from files that are open by then.
+		FSRestoreImagePath: files,
+
+		PassFiles: map[int]*os.File{guestReadyIn: in, guestReadyOut: out},
 	})
 	if err != nil {
 		return fail(fmt.Errorf("create sentry: %w%s", err, panicText(dir)))

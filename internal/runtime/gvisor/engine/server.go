@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
+	"sync"
 
 	"silica.dev/silica/internal/runtime/gvisor/wire"
 	"silica.dev/silica/sandbox"
@@ -19,7 +21,7 @@ const maxBody = 1 << 20
 func (e *Engine) Handler(shutdown func()) http.Handler {
 	mux := http.NewServeMux()
 	handle(mux, wire.PathPing, func(context.Context, struct{}) (wire.Pong, error) {
-		return wire.Pong{Version: e.cfg.Version, Pid: os.Getpid()}, nil
+		return wire.Pong{Version: e.cfg.Version, Files: filesFormat(), Pid: os.Getpid()}, nil
 	})
 	handle(mux, wire.PathStart, e.Start)
 	handle(mux, wire.PathDestroy, func(ctx context.Context, r wire.IDRequest) (struct{}, error) {
@@ -34,6 +36,10 @@ func (e *Engine) Handler(shutdown func()) http.Handler {
 	handle(mux, wire.PathSnapshot, func(ctx context.Context, r wire.SnapshotRequest) (struct{}, error) {
 		return struct{}{}, e.Snapshot(ctx, r.ID, r.Dir)
 	})
+	handle(mux, wire.PathKeep, func(ctx context.Context, r wire.KeepRequest) (struct{}, error) {
+		return struct{}{}, e.Keep(ctx, r.ID, r.Dir)
+	})
+	handle(mux, wire.PathThaw, func(_ context.Context, r wire.IDRequest) (struct{}, error) { return struct{}{}, e.Thaw(r.ID) })
 	handle(mux, wire.PathPrepare, func(_ context.Context, r wire.PrepareRequest) (struct{}, error) {
 		e.Prepare(r)
 		return struct{}{}, nil
@@ -89,3 +95,18 @@ func (e *Engine) Serve(ctx context.Context, l net.Listener) error {
 	}
 	return err
 }
+
+// filesFormat names what kept files depend on: gVisor's version alone, for the
+// rest of this program has no part in them.
+var filesFormat = sync.OnceValue(func() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, m := range info.Deps {
+		if m.Path == "gvisor.dev/gvisor" {
+			return m.Version
+		}
+	}
+	return ""
+})

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/sentry/state/checkpointfiles"
+
 	"silica.dev/silica/internal/network"
 	"silica.dev/silica/internal/runtime"
 	"silica.dev/silica/internal/runtime/gvisor/cgroup"
@@ -23,10 +25,25 @@ type key struct {
 	image     string
 	ref       sandbox.Ref
 	resources sandbox.Resources
+	files     string // folder with the writable layer to boot with; empty: none
 }
 
 func (k key) limits() cgroup.Limits {
-	return cgroup.Limits{MilliCPU: k.resources.MilliCPU, Memory: k.resources.Memory, Overhead: Overhead}
+	return cgroup.Limits{MilliCPU: k.resources.MilliCPU, Memory: k.resources.Memory, Overhead: Overhead + k.reading()}
+}
+
+// reading is what a sentry needs for once to read the names of a writable layer,
+// which it does all together. It made them in the memory it had then, so it
+// should be let read them: at most it gets that much again.
+func (k key) reading() int64 {
+	if k.files == "" {
+		return 0
+	}
+	info, err := os.Stat(filepath.Join(k.files, checkpointfiles.FSCheckpointMultiTarFileName))
+	if err != nil {
+		return 0 // opening it will fail
+	}
+	return min(3*info.Size(), k.resources.Memory)
 }
 
 // slot is everything that one sandbox has on the host. Its resources carry its
@@ -156,7 +173,7 @@ func (e *Engine) newSlot(ctx context.Context, k key, id sandbox.ID) (_ *slot, er
 		return nil, fmt.Errorf("slot %d: %w", s.number, err)
 	}
 	spec := newSpec("/"+string(k.ref), e.emptyRoot(), s.net.Path, k.resources.Disk)
-	if s.sentry, err = e.creator.create(s.dir, s.name(), k.image, spec, k.resources.Disk); err != nil {
+	if s.sentry, err = e.creator.create(s.dir, s.name(), k.image, k.files, spec, k.resources.Disk); err != nil {
 		return nil, fmt.Errorf("slot %d: %w", s.number, err)
 	}
 	err = s.update(func(r *record) {

@@ -20,6 +20,9 @@ func (e *Engine) Start(ctx context.Context, req wire.StartRequest) (wire.StartRe
 	if req.Resources.Memory <= 0 || req.Resources.Disk <= 0 || req.Resources.MilliCPU <= 0 {
 		return wire.StartResponse{}, sandbox.Field("resources", "must be positive")
 	}
+	if req.Files != "" && req.Snapshot != "" {
+		return wire.StartResponse{}, sandbox.Field("files", "can't be brought to a snapshot, which has its own")
+	}
 	ctx, finish, err := e.begin(ctx, req.ID)
 	if err != nil {
 		return wire.StartResponse{}, err
@@ -34,7 +37,7 @@ func (e *Engine) Start(ctx context.Context, req wire.StartRequest) (wire.StartRe
 	defer e.line.Release(1)
 	t.Queue = clock.lap()
 
-	s, pooled, err := e.slotFor(ctx, key{req.Image, req.ImageRef, req.Resources}, req.ID)
+	s, pooled, err := e.slotFor(ctx, key{req.Image, req.ImageRef, req.Resources, req.Files}, req.ID)
 	if err != nil {
 		return wire.StartResponse{}, fmt.Errorf("start %s: %w", req.ID, err)
 	}

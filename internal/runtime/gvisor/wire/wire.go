@@ -20,6 +20,8 @@ const (
 	PathLookup   = "/lookup"
 	PathList     = "/list"
 	PathSnapshot = "/snapshot"
+	PathKeep     = "/keep"
+	PathThaw     = "/thaw"
 	PathUsage    = "/usage"
 	PathPrepare  = "/prepare"
 	PathShutdown = "/shutdown"
@@ -28,6 +30,7 @@ const (
 // Pong says which engine answers.
 type Pong struct {
 	Version string
+	Files   string // the format of kept files
 	Pid     int
 }
 
@@ -38,6 +41,7 @@ type StartRequest struct {
 	Image     string // EROFS file
 	ImageRef  sandbox.Ref
 	Snapshot  string // folder; empty: boot from the image
+	Files     string // folder with the writable layer to boot with; empty: none
 }
 
 // Timing tells where a start spent its time.
@@ -63,6 +67,7 @@ type Found struct {
 	Address string
 	Pid     int // of the sentry
 	Slot    int
+	Image   sandbox.Ref
 }
 
 // ListResponse names all sandboxes that hold anything.
@@ -70,6 +75,12 @@ type ListResponse struct{ IDs []sandbox.ID }
 
 // SnapshotRequest asks for a checkpoint into an existing empty folder.
 type SnapshotRequest struct {
+	ID  sandbox.ID
+	Dir string
+}
+
+// KeepRequest asks for the writable layer in an existing empty folder.
+type KeepRequest struct {
 	ID  sandbox.ID
 	Dir string
 }
