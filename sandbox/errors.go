@@ -69,6 +69,7 @@ const (
 	CodeOutOfMemory      = "OUT_OF_MEMORY" // event
 	CodeProcessLimit     = "PROCESS_LIMIT" // event
 	CodeDiskFull         = "DISK_FULL"     // event
+	CodeStateDamaged     = "STATE_DAMAGED" // event
 )
 
 // Error is a classified error. Message and Details go to the user; the wrapped

@@ -201,7 +201,7 @@ func (f *follower) line(stream guestpb.ProcessEvent_Stream, p []byte, now time.T
 	name := streamName(stream)
 	for len(p) > 0 {
 		n := fits(p, maxText)
-		f.piece(name, p[:n], now, f.last && n == len(p))
+		f.out.output("", name, p[:n], now, f.last && n == len(p))
 		p = p[n:]
 		if len(f.out.buf) > 256<<10 {
 			f.out.flush()
@@ -209,11 +209,10 @@ func (f *follower) line(stream guestpb.ProcessEvent_Stream, p []byte, now time.T
 	}
 }
 
-// piece writes one event. last says that the line ends here even without an
-// end of line.
-func (f *follower) piece(name string, p []byte, now time.Time, last bool) {
-	e := f.out
-	e.begin("", name, now)
+// output writes one event, of a line or a part of one. last says that the line
+// ends here even without an end of line.
+func (e *eventStream) output(id, name string, p []byte, now time.Time, last bool) {
+	e.begin(id, name, now)
 	e.buf = append(append(append(e.buf, `,"stream":"`...), name...), `","line":"`...)
 	text, whole := bytes.CutSuffix(p, []byte("\n"))
 	shown := text

@@ -500,6 +500,7 @@ type fakeAgent struct {
 	breakOff func() // cuts every connection
 	ended    chan struct{}
 	told     chan any // what processes were sent: input, sizes, signals
+	services []*guestpb.Service
 	spawned  []*spawned
 	stepped  chan struct{} // closed and remade when one of spawned changes
 }
@@ -593,6 +594,10 @@ func (a *fakeAgent) Resize(ctx context.Context, req *connect.Request[guestpb.Res
 }
 
 func (a *fakeAgent) Signal(ctx context.Context, req *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error) {
+	if id := req.Msg.Id; a.spawnedKind(id) == kindProcess {
+		a.ends(id, 128+req.Msg.Signal)
+		return connect.NewResponse(&guestpb.SignalResponse{}), nil
+	}
 	return tell(ctx, a, req.Msg, &guestpb.SignalResponse{})
 }
 

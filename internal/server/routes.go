@@ -9,6 +9,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"silica.dev/silica/api"
+	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/sandbox"
 )
 
@@ -82,6 +83,8 @@ func (s *Server) routes() []route {
 		asComputer(s.execRoutes()),
 		asComputer(s.socketRoutes()),
 		asComputer(s.fileRoutes()),
+		asComputer(s.processRoutes()),
+		asComputer(s.serviceRoutes()),
 		s.catalogueRoutes(),
 		s.accountRoutes(),
 	)
@@ -153,6 +156,34 @@ func (s *Server) socketRoutes() []route {
 		{"POST", sbx + "/exec/resize", sandboxesWrite, counted, s.resizeTerminal},
 
 		{"GET", sbx + "/exec/ws", sandboxesWrite, counted | streamed | socketed, s.execCloseCode},
+	}
+}
+
+func (s *Server) processRoutes() []route {
+	const one = sbx + "/processes/{pid}"
+	return []route{
+		{"POST", sbx + "/processes", sandboxesWrite, counted, s.createProcess},
+		{"GET", sbx + "/processes", sandboxesRead, counted, s.listProcesses},
+		{"GET", one, sandboxesRead, counted, s.getProcess},
+		{"DELETE", one, sandboxesWrite, counted, s.deleteProcess},
+		{"GET", one + "/logs", sandboxesRead, counted, s.processLogs},
+		{"GET", one + "/stream", sandboxesRead, counted | streamed, s.processStream},
+		{"POST", one + "/stdin", sandboxesWrite, counted, s.processInput},
+		{"POST", one + "/signal", sandboxesWrite, counted, s.signalProcess},
+	}
+}
+
+func (s *Server) serviceRoutes() []route {
+	const one = sbx + "/services/{service}"
+	return []route{
+		{"POST", sbx + "/services", sandboxesWrite, counted, s.createService},
+		{"GET", sbx + "/services", sandboxesRead, counted, s.listServices},
+		{"GET", one, sandboxesRead, counted, s.getService},
+		{"DELETE", one, sandboxesWrite, counted, s.deleteService},
+		{"POST", one + "/start", sandboxesWrite, counted, s.controlService(guestpb.ControlServiceRequest_START)},
+		{"POST", one + "/stop", sandboxesWrite, counted, s.controlService(guestpb.ControlServiceRequest_STOP)},
+		{"POST", one + "/restart", sandboxesWrite, counted, s.controlService(guestpb.ControlServiceRequest_RESTART)},
+		{"GET", one + "/logs", sandboxesRead, counted | streamed, s.serviceLogs},
 	}
 }
 

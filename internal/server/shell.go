@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"iter"
+	"slices"
 	"strings"
 
 	"silica.dev/silica/internal/guest"
@@ -17,13 +18,7 @@ var shells = []string{"/bin/bash", "/bin/sh"}
 // program and plain words, else with the first shell there is. An agent says
 // of a program that could not be run that it started as process 0.
 func runCommand(ctx context.Context, g *guest.Client, x *execution) iter.Seq2[*guestpb.ProcessEvent, error] {
-	var ways [][]string
-	if words, ok := plainWords(x.command); ok && !bashIsTold(x.req.Env) && !bashIsTold(x.sb.Spec.Env) {
-		ways = append(ways, words)
-	}
-	for _, shell := range shells {
-		ways = append(ways, []string{shell, "-c", x.command})
-	}
+	ways := ways(x.command, x.req.Env, x.sb.Spec.Env)
 	return func(yield func(*guestpb.ProcessEvent, error) bool) {
 		for i, args := range ways {
 			x.req.Args = args
@@ -43,6 +38,18 @@ func runCommand(ctx context.Context, g *guest.Client, x *execution) iter.Seq2[*g
 			}
 		}
 	}
+}
+
+// ways lists the arguments to try one after the other, with the command's own
+// environment and the sandbox's.
+func ways(command string, envs ...map[string]string) (list [][]string) {
+	if words, ok := plainWords(command); ok && !slices.ContainsFunc(envs, bashIsTold) {
+		list = append(list, words)
+	}
+	for _, shell := range shells {
+		list = append(list, []string{shell, "-c", command})
+	}
+	return list
 }
 
 func neverRan(ev *guestpb.ProcessEvent) bool {

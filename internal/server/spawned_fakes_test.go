@@ -45,6 +45,15 @@ func (a *fakeAgent) spawnedStep(id uint64, step func(*spawned)) {
 	a.stepped = make(chan struct{})
 }
 
+func (a *fakeAgent) spawnedKind(id uint64) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if id < 1 || id > uint64(len(a.spawned)) {
+		return ""
+	}
+	return a.spawned[id-1].Kind
+}
+
 func (a *fakeAgent) prints(id uint64, text string) {
 	a.spawnedStep(id, func(p *spawned) { p.out = append(p.out, text...); p.End = uint64(len(p.out)) })
 }

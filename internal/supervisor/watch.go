@@ -86,6 +86,7 @@ var noticeCodes = map[guestpb.Notice_Kind]string{
 	guestpb.Notice_PROCESS_LIMIT: sandbox.CodeProcessLimit,
 	guestpb.Notice_DISK_FULL:     sandbox.CodeDiskFull,
 	guestpb.Notice_TREE_KILLED:   sandbox.CodeExecTimeout,
+	guestpb.Notice_STATE_DAMAGED: sandbox.CodeStateDamaged,
 }
 
 // listen turns what the agent notices into events, until the sandbox ends.
