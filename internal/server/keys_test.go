@@ -63,7 +63,7 @@ func TestAnotherTenantsIDIsNotFound(t *testing.T) {
 		}
 		body := bodies[rt.method+" "+rt.pattern]
 		if body == "" {
-			body = `{"command":"c","path":"/a","content":"","from":"/a","to":"/b","mode":"0755","uid":1,"pattern":"x"}`
+			body = `{"command":"c","path":"/a","content":"","from":"/a","to":"/b","mode":"0755","uid":1,"pattern":"x","signal":"TERM"}`
 		}
 		foreign := request(t, rt.method, base+fill(rt.pattern, id)+"?path=/a", body, "Authorization", "Bearer "+keyB)
 		never := request(t, rt.method, base+fill(rt.pattern, string(sandbox.NewID()))+"?path=/a", body, "Authorization", "Bearer "+keyB)
