@@ -105,13 +105,13 @@ type kept struct {
 // keptFiles opens kept files. Those of another format than the current engine's
 // are for the engine that made them, whose program is still here.
 func (d *Driver) keptFiles(ctx context.Context, req runtime.StartRequest) (_ kept, release func(), err error) {
-	dir, release, err := d.cfg.Blobs.Open(ctx, req.Files)
+	dir, unpin, err := d.cfg.Blobs.Open(ctx, req.Files)
 	if err != nil {
 		return kept{}, nil, fmt.Errorf("open kept files: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			release()
+			unpin()
 		}
 	}()
 	data, err := os.ReadFile(filepath.Join(dir, keptName))
@@ -126,13 +126,13 @@ func (d *Driver) keptFiles(ctx context.Context, req runtime.StartRequest) (_ kep
 		return kept{}, nil, fmt.Errorf("kept files %s are of %s over %s, not of %s over %s", req.Files, note.Sandbox, note.Image, req.ID, req.Image)
 	}
 	if note.Format == d.current.files {
-		return kept{dir, d.current}, release, nil
+		return kept{dir, d.current}, unpin, nil
 	}
 	e, err := d.earlier(ctx, note.Engine)
 	if err != nil {
 		return kept{}, nil, err
 	}
-	return kept{dir, e}, release, nil
+	return kept{dir, e}, unpin, nil
 }
 
 // earlier returns the engine of an earlier program, running.

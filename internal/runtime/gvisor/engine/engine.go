@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sys/unix"
 
 	"silica.dev/silica/internal/network"
 	"silica.dev/silica/internal/runtime"
@@ -236,45 +235,4 @@ func (e *Engine) Snapshot(ctx context.Context, id sandbox.ID, dir string) error 
 		return fmt.Errorf("snapshot %s: %w", id, err)
 	}
 	return nil
-}
-
-// Keep saves the files of a running sandbox to an empty folder. The sandbox
-// stands still from then on, until Thaw or Destroy; after an error it runs on.
-func (e *Engine) Keep(ctx context.Context, id sandbox.ID, dir string) error {
-	s, err := e.find(id)
-	if err != nil {
-		return err
-	}
-	if s.record().Phase != running || s.ended() {
-		return sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox isn't running")
-	}
-	done := make(chan error, 1)
-	e.work.Go(func() {
-		err := s.sentry.saveFiles(dir)
-		if err == nil && ctx.Err() != nil { // nobody will know that it stands still
-			err = s.sentry.proc.signal(unix.SIGCONT)
-		}
-		done <- err
-	})
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		err = context.Cause(ctx) // the save ends by itself; the folder is the caller's
-	}
-	if err != nil {
-		return fmt.Errorf("keep the files of %s: %w", id, err)
-	}
-	return nil
-}
-
-// Thaw lets a sandbox run on that Keep left standing.
-func (e *Engine) Thaw(id sandbox.ID) error {
-	s, err := e.find(id)
-	if err != nil {
-		return err
-	}
-	if s.sentry == nil {
-		return nil // it has ended
-	}
-	return s.sentry.proc.signal(unix.SIGCONT)
 }
