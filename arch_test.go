@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"bench":                        {"api", "client"},
 	"e2e":                          {"internal/contracttest"},
 	"internal/contracttest":        {},
+	"internal/telemetry":           {"sandbox"},
 	"templates":                    {},
 	"docs":                         {},
 	"internal/blob":                {"sandbox"},

@@ -41,6 +41,7 @@ type Config struct {
 	NetworkName   string       // prefix of interfaces, namespaces and tables: one a daemon
 	LogLevel      slog.Level
 	LogFormat     string // "text" or "json"
+	OTLPEndpoint  string // URL of a collector for traces; empty: OTEL_EXPORTER_OTLP_ENDPOINT's, or none
 	Build         BuildConfig
 
 	// BootstrapKey becomes the first admin key. It comes from the environment
@@ -88,6 +89,7 @@ func (c *Config) bind(f *pflag.FlagSet) {
 	f.StringVar(&c.NetworkName, "network-name", "silica", "prefix of this server's interfaces, namespaces and tables")
 	f.TextVar(&c.LogLevel, "log-level", slog.LevelInfo, "`level`: debug, info, warn or error")
 	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
+	f.StringVar(&c.OTLPEndpoint, "otlp-endpoint", "", "URL of an OpenTelemetry collector for traces (default OTEL_EXPORTER_OTLP_ENDPOINT, else none)")
 	f.StringVar(&c.Build.AptMirror, "build-apt-mirror", "", "Debian mirror for template builds (default the host's)")
 	f.StringVar(&c.Build.NpmRegistry, "build-npm-registry", "", "npm registry for template builds (default the host's)")
 	f.StringVar(&c.Build.PipIndexURL, "build-pip-index-url", "", "Python package index for template builds (default the host's)")
@@ -150,6 +152,9 @@ func (c *Config) check() error {
 		if n < 0 {
 			bad(name, "%d is negative", n)
 		}
+	}
+	if u, err := url.Parse(c.OTLPEndpoint); c.OTLPEndpoint != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
+		bad("otlp-endpoint", "%q is not an http:// or https:// URL", c.OTLPEndpoint)
 	}
 	if c.MaxSandboxes < 1 {
 		bad("max-sandboxes", "%d is less than 1", c.MaxSandboxes)

@@ -14,6 +14,7 @@ import (
 
 	"silica.dev/silica/internal/server"
 	"silica.dev/silica/internal/store"
+	"silica.dev/silica/internal/telemetry"
 	"silica.dev/silica/sandbox"
 )
 
@@ -21,7 +22,7 @@ import (
 const sharedEvery = time.Second
 
 // openStore opens the database, as the node that the data folder is of.
-func openStore(ctx context.Context, c Config, at net.Addr, log *slog.Logger) (*store.Store, error) {
+func openStore(ctx context.Context, c Config, at net.Addr, metrics *telemetry.Metrics, log *slog.Logger) (*store.Store, error) {
 	node, err := nodeID(filepath.Join(c.Data, "node.id"))
 	if err != nil {
 		return nil, err
@@ -29,6 +30,7 @@ func openStore(ctx context.Context, c Config, at net.Addr, log *slog.Logger) (*s
 	cfg := store.Config{
 		Path:         filepath.Join(c.Data, "silica.db"),
 		Node:         node,
+		OnCommit:     metrics.Committed,
 		OnPruneError: func(err error) { log.Warn("old rows not removed", "err", err) },
 	}
 	if c.Database != "" {

@@ -27,6 +27,7 @@ import (
 	"silica.dev/silica/internal/server"
 	"silica.dev/silica/internal/store"
 	"silica.dev/silica/internal/supervisor"
+	"silica.dev/silica/internal/telemetry"
 	"silica.dev/silica/sandbox"
 	"silica.dev/silica/templates"
 )
@@ -35,6 +36,7 @@ const (
 	defaultTemplate = "miosa-sandbox"
 	// shutdownGrace is how long commands and files may take to end by themselves.
 	shutdownGrace = 10 * time.Second
+	traceGrace    = 2 * time.Second
 )
 
 // runServe builds everything from the bottom up and serves until ctx ends.
@@ -61,7 +63,20 @@ func runServe(ctx context.Context, c Config) (err error) {
 	}
 	defer listener.Close()
 
-	rows, err := openStore(ctx, c, listener.Addr(), log)
+	metrics := telemetry.New(version)
+	tracing, err := telemetry.NewTracing(ctx, c.OTLPEndpoint, version, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceGrace)
+		defer cancel()
+		if err := tracing.Close(grace); err != nil {
+			log.Warn("the last spans were not sent", "err", err)
+		}
+	}()
+
+	rows, err := openStore(ctx, c, listener.Addr(), metrics, log)
 	if err != nil {
 		return err
 	}
@@ -70,7 +85,10 @@ func runServe(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	events := event.NewLog(rows)
-	rows.Announce(events.Announce)
+	rows.Announce(func(e event.Event) {
+		events.Announce(e)
+		metrics.Announced(e.At)
+	})
 
 	blobs, err := blob.NewLocal(filepath.Join(c.Data, "blobs"))
 	if err != nil {
@@ -82,11 +100,12 @@ func runServe(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return err
 	}
-	driver, err := newDriver(ctx, c, blobs, log)
+	gvisor, err := newDriver(ctx, c, blobs, log)
 	if err != nil {
 		return err
 	}
-	defer driver.Close()
+	defer gvisor.Close()
+	driver := observedDriver{gvisor, metrics, tracing.Tracer()}
 	debug.FreeOSMemory() // the engine was unpacked, and is on disk now
 
 	outside := image.Config{
@@ -118,8 +137,18 @@ func runServe(ctx context.Context, c Config) (err error) {
 		MaxTimeout: c.MaxTimeout, ForbidAlwaysOn: !c.AllowAlwaysOn, CreateWait: max(c.CreateWait, 1), Nameservers: nameservers(c),
 		// The largest named size; sizes in numbers have narrower caps on their wire.
 		Max: sandbox.Resources{MilliCPU: 16 * sandbox.Core, Memory: 32768 * sandbox.MiB, Disk: 81920 * sandbox.MiB},
-	}, supervisor.Deps{Store: rows, Templates: rows, Driver: driver, Events: events, Builds: catalogue, Capacity: newCapacity(c.Data), Kept: blobs, Log: log})
+	}, supervisor.Deps{Store: rows, Templates: rows, Driver: driver, Events: events, Builds: catalogue, Capacity: newCapacity(c.Data), Kept: blobs, Observer: metrics, Log: log})
 	defer super.Close()
+
+	metrics.Watch(telemetry.Look{
+		States: rows.CountStates, PoolSize: c.WarmPool,
+		Held: func(ctx context.Context) (int, error) {
+			ids, err := gvisor.List(ctx)
+			return len(ids), err
+		},
+		Ready:    func() bool { return build.Status(defaultTemplate).Ready },
+		Building: func() bool { return catalogue.Building(defaultTemplate) },
+	})
 
 	nodes, secret, err := neighbours(ctx, c, rows)
 	if err != nil {
@@ -130,7 +159,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 		NodeSecret: secret,
 		Version:    version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
 	}, server.Deps{
-		Sandboxes: super, Events: events, Accounts: rows, Templates: officialTemplates{rows}, Log: log,
+		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows, Templates: officialTemplates{rows}, Log: log,
 		Ready: func(context.Context) error { return readiness(ready, build) },
 		Nodes: nodes,
 	})
@@ -192,10 +221,11 @@ func spareUs(log *slog.Logger) {
 
 func newLogger(c Config) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: c.LogLevel}
+	var h slog.Handler = slog.NewTextHandler(os.Stderr, opts)
 	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+		h = slog.NewJSONHandler(os.Stderr, opts)
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+	return slog.New(telemetry.Contextual(h))
 }
 
 // lockData keeps a second server off the same data. It ends with the process.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"silica.dev/silica/internal/guest/guestpb"
@@ -239,7 +240,8 @@ func (s *Server) begin(r *http.Request, c sandbox.Caller, command string, req *g
 		stop = cancel
 	}
 	unhook := context.AfterFunc(s.closed, func() { x.abort(errExecCut) })
-	x.ctx, x.cancel = ctx, func() { unhook(); stop(); x.abort(nil) }
+	ended := sync.OnceFunc(s.metrics.command()) // some cancel twice
+	x.ctx, x.cancel = ctx, func() { unhook(); stop(); x.abort(nil); ended() }
 	return x, nil
 }
 

@@ -792,8 +792,16 @@ func refuse(w http.ResponseWriter, e *sandbox.Error) {
 // serveWorld starts the server over real HTTP and returns its base URL.
 func serveWorld(t *testing.T, cfg Config) (*world, *Server, string) {
 	t.Helper()
+	return serveWorldWith(t, cfg, func(*Deps) {})
+}
+
+// serveWorldWith is serveWorld with other things behind the server.
+func serveWorldWith(t *testing.T, cfg Config, change func(*Deps)) (*world, *Server, string) {
+	t.Helper()
 	w := newWorld(t)
-	s := New(cfg, Deps{Sandboxes: w, Events: w, Accounts: w, Templates: w})
+	deps := Deps{Sandboxes: w, Events: w, Accounts: w, Templates: w}
+	change(&deps)
+	s := New(cfg, deps)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

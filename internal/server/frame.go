@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,12 +17,12 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
-type requestIDKey struct{}
-
 // requestID names the request in answers and logs.
 func requestID(r *http.Request) string {
-	id, _ := r.Context().Value(requestIDKey{}).(string)
-	return id
+	if q := sandbox.RequestOf(r.Context()); q != nil {
+		return q.ID
+	}
+	return ""
 }
 
 // saneID tells whether a caller's own request id may be used.
@@ -45,7 +44,8 @@ func (s *Server) frame(next http.Handler) http.Handler {
 		if !saneID(id) {
 			id = sandbox.NewName("req_")
 		}
-		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
+		ctx, end := s.span(r)
+		r = r.WithContext(sandbox.WithRequest(ctx, &sandbox.Request{ID: id}))
 		rc := http.NewResponseController(w)
 		rec := &response{ResponseWriter: w, rc: rc, idle: s.cfg.WriteIdle}
 		rec.Header().Set(api.HeaderRequestID, id)
@@ -55,14 +55,16 @@ func (s *Server) frame(next http.Handler) http.Handler {
 			p := recover()
 			half := rec.status != 0 // something is out already
 			if p != nil && p != http.ErrAbortHandler {
-				s.log.ErrorContext(r.Context(), "panic", "request_id", id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				s.log.ErrorContext(r.Context(), "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				if !half {
 					s.fail(rec, r, fmt.Errorf("panic: %v", p))
 				}
 			}
 			rec.finish()
 			b.finish()
-			s.account(r, rec, id, time.Since(start))
+			s.account(r, rec, time.Since(start))
+			s.metrics.traffic(b.n, rec.bytes)
+			end(r, rec)
 			if p != nil && (half || p == http.ErrAbortHandler) {
 				panic(http.ErrAbortHandler)
 			}
@@ -72,22 +74,22 @@ func (s *Server) frame(next http.Handler) http.Handler {
 }
 
 // account writes the access log and the metrics of one request.
-func (s *Server) account(r *http.Request, rec *response, id string, took time.Duration) {
-	pattern, sb := "", ""
-	if rctx := chi.RouteContext(r.Context()); rctx != nil {
-		pattern = rctx.RoutePattern()
-		if strings.HasPrefix(pattern, sbx) || strings.HasPrefix(pattern, computer) {
-			sb = param(r, "id")
-		}
+func (s *Server) account(r *http.Request, rec *response, took time.Duration) {
+	q := sandbox.RequestOf(r.Context())
+	if q.Route == "" {
+		q.Route = chi.RouteContext(r.Context()).RoutePattern() // not one of the table
 	}
-	s.metrics.observe(pattern, r.Method, rec.status, took)
+	s.metrics.observe(q.Route, r.Method, rec.status, took)
 	level := slog.LevelInfo
 	attrs := []any{
-		"request_id", id, "method", r.Method, "route", pattern, "status", rec.status,
+		"request_id", q.ID, "method", r.Method, "route", q.Route, "status", rec.status,
 		"duration_ms", float64(took.Microseconds()) / 1000, "bytes", rec.bytes,
 	}
-	if sb != "" {
-		attrs = append(attrs, "sandbox", cutText(sb, 64))
+	if q.Tenant != "" {
+		attrs = append(attrs, "tenant", string(q.Tenant))
+	}
+	if q.Sandbox != "" {
+		attrs = append(attrs, "sandbox", q.Sandbox)
 	}
 	if rec.err != nil {
 		attrs = append(attrs, "err", cutText(rec.err.Error(), 2048))
@@ -95,7 +97,7 @@ func (s *Server) account(r *http.Request, rec *response, id string, took time.Du
 			level = slog.LevelError
 		}
 	}
-	if pattern == api.PathHealth || pattern == api.PathReady {
+	if q.Route == api.PathHealth || q.Route == api.PathReady {
 		level = slog.LevelDebug // asked several times a second, "not yet" is no fault
 	}
 	s.log.Log(r.Context(), level, "request", attrs...)
@@ -111,6 +113,11 @@ func cutText(s string, n int) string {
 // serve finds the caller, takes a token, and runs the handler.
 func (s *Server) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		q := sandbox.RequestOf(r.Context())
+		q.Route = rt.pattern
+		if strings.HasPrefix(rt.pattern, sbx) || strings.HasPrefix(rt.pattern, computer) {
+			q.Sandbox = cutText(param(r, "id"), 64)
+		}
 		var c sandbox.Caller
 		r = s.forward.arrive(r)
 		version := s.sessions.version()
@@ -126,6 +133,7 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 				s.turnAway(w, r, err)
 				return
 			}
+			q.Tenant = c.Tenant
 		}
 		if rt.scope != public && rt.limit&operator == 0 {
 			leave, err := s.inFlight.enter(c.Tenant, rt.limit&streamed != 0)

@@ -80,3 +80,14 @@ func (f *inFlight) enter(tenant sandbox.TenantID, stream bool) (leave func(), er
 		}
 	}, nil
 }
+
+// count adds up all tenants.
+func (f *inFlight) count() (all, streams int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, u := range f.tenants {
+		all += u.all
+		streams += u.streams
+	}
+	return all, streams
+}

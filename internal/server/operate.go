@@ -62,20 +62,52 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request, _ sandbox.
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	bytes    *prometheus.CounterVec // of bodies, by direction
+	commands prometheus.Histogram
+	running  prometheus.Gauge // commands
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
+func newMetrics(reg prometheus.Registerer, underWay *inFlight) *metrics {
+	seconds := []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 300}
 	m := &metrics{
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "silica_http_bytes_total", Help: "Bytes of bodies, up from clients and down to them.",
+		}, []string{"direction"}),
+		commands: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "silica_exec_duration_seconds", Help: "Commands of exec, from being admitted to their end.", Buckets: seconds,
+		}),
+		running: prometheus.NewGauge(prometheus.GaugeOpts{Name: "silica_execs_running", Help: "Commands of exec under way."}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "silica_http_requests_total", Help: "Requests answered.",
 		}, []string{"method", "route", "status"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "silica_http_request_duration_seconds", Help: "Time from the request's headers to the answer's end.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 300},
+			Buckets: seconds,
 		}, []string{"method", "route"}),
 	}
-	reg.MustRegister(m.requests, m.duration)
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	reg.MustRegister(m.requests, m.duration, m.bytes, m.commands, m.running,
+		gauge("silica_http_requests_under_way", "Requests of keys being answered, streams included.", func() float64 { all, _ := underWay.count(); return float64(all) }),
+		gauge("silica_http_streams_open", "Streams and sockets that clients hold open.", func() float64 { _, streams := underWay.count(); return float64(streams) }),
+	)
 	return m
+}
+
+// command notes a command under way until done is called.
+func (m *metrics) command() (done func()) {
+	start := time.Now()
+	m.running.Inc()
+	return func() {
+		m.running.Dec()
+		m.commands.Observe(time.Since(start).Seconds())
+	}
+}
+
+func (m *metrics) traffic(up, down int64) {
+	m.bytes.WithLabelValues("up").Add(float64(up))
+	m.bytes.WithLabelValues("down").Add(float64(down))
 }
 
 var knownMethods = map[string]bool{"GET": true, "POST": true, "PUT": true, "PATCH": true, "DELETE": true, "HEAD": true}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"silica.dev/silica/internal/server/reference"
 	"silica.dev/silica/sandbox"
@@ -89,6 +91,7 @@ type Deps struct {
 	Ready     func(context.Context) error // nil error: the daemon takes work
 	Nodes     Nodes                       // nil: no other server shares the database
 	Registry  *prometheus.Registry        // served at /metrics; gets the server's own
+	Tracer    trace.Tracer                // nil: no spans
 	Log       *slog.Logger
 }
 
@@ -126,14 +129,18 @@ func New(cfg Config, deps Deps) *Server {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
+	if deps.Tracer == nil {
+		deps.Tracer = noop.NewTracerProvider().Tracer("")
+	}
 	if deps.Registry == nil {
 		deps.Registry = prometheus.NewRegistry()
 	}
 	s := &Server{
-		cfg: cfg, deps: deps, log: deps.Log, metrics: newMetrics(deps.Registry),
+		cfg: cfg, deps: deps, log: deps.Log,
 		limiter: newLimiter(cfg.RateLimit, time.Minute), guesses: newLimiter(maxGuesses, guessWindow), trusted: newTrusted(),
 		inFlight: newInFlight(cfg.MaxInFlight, cfg.MaxStreams), sessions: newSessions(), execMemory: newBudget(cfg.ExecMemory),
 	}
+	s.metrics = newMetrics(deps.Registry, s.inFlight)
 	polls := 0
 	if cfg.RateLimit > 0 {
 		polls = maxPolls

@@ -299,6 +299,27 @@ func (s *Store) Unfreed(ctx context.Context) ([]sandbox.Sandbox, error) {
 	return s.query(ctx, `where freed = $1 and node = $2 order by created_at, id`, false, s.cfg.Node)
 }
 
+// CountStates counts all sandboxes of this node that are not destroyed,
+// whosever they are.
+func (s *Store) CountStates(ctx context.Context) (map[sandbox.State]int, error) {
+	rows, err := s.read.QueryContext(ctx, `select state, count(*) from sandboxes where state <> $1 and node = $2 group by state`,
+		string(sandbox.Destroyed), s.cfg.Node)
+	if err != nil {
+		return nil, wrap(err, "count sandboxes")
+	}
+	defer rows.Close()
+	counts := map[sandbox.State]int{}
+	for rows.Next() {
+		var state string
+		var n int
+		if err := rows.Scan(&state, &n); err != nil {
+			return nil, wrap(err, "count sandboxes")
+		}
+		counts[sandbox.State(state)] = n
+	}
+	return counts, wrap(rows.Err(), "count sandboxes")
+}
+
 // Warm returns the members of this node's warm pool, oldest first.
 func (s *Store) Warm(ctx context.Context) ([]sandbox.Sandbox, error) {
 	return s.query(ctx, `where state = $1 and node = $2 order by created_at, id`, string(sandbox.Warm), s.cfg.Node)

@@ -36,6 +36,9 @@ type Config struct {
 	// SharedEvery is how often to look whether another server on the same
 	// database has changed an account; 0: there is none.
 	SharedEvery time.Duration
+	// OnCommit is told of every transaction: how long it took, and how many
+	// writes shared it. It must not block. nil: nobody.
+	OnCommit func(took time.Duration, writes int, err error)
 	// OnPruneError is told when the hourly cleaning fails. nil: nobody.
 	OnPruneError func(error)
 }

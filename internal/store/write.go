@@ -105,6 +105,15 @@ func (s *Store) commitLoop() {
 
 // commit runs the jobs in one transaction: all or, on an error, none.
 func (s *Store) commit(batch ...*job) error {
+	start := time.Now()
+	err := s.commitAll(batch)
+	if s.cfg.OnCommit != nil {
+		s.cfg.OnCommit(time.Since(start), len(batch), err)
+	}
+	return err
+}
+
+func (s *Store) commitAll(batch []*job) error {
 	sqlTx, err := s.write.Begin()
 	if err != nil {
 		return classify(err)

@@ -91,6 +91,7 @@ type Deps struct {
 	Builds    Builds   // nil: nothing is ever being built, and snapshots stay lost
 	Capacity  Capacity // nil: the host always has room
 	Kept      Kept     // nil: nothing that is kept is ever deleted
+	Observer  Observer // nil: nobody counts
 	Log       *slog.Logger
 }
 

@@ -44,10 +44,10 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 	}
 	if fresh && got.State == sandbox.Running {
 		u = s.unit(got.ID)
-		s.spawn(func() { s.identify(u, got, t) })
+		s.spawn(func() { s.identify(because(u.life, ctx), u, got, t) })
 		s.wakePool()
 	} else if fresh {
-		s.spawn(func() { s.provision(u, got, t) })
+		s.spawn(func() { s.provision(because(u.life, ctx), u, got, t) })
 	}
 	return s.await(ctx, got)
 }
@@ -106,12 +106,12 @@ func (s *Supervisor) await(ctx context.Context, sb sandbox.Sandbox) (sandbox.San
 }
 
 // provision brings a sandbox from its row to Running.
-func (s *Supervisor) provision(u *unit, sb sandbox.Sandbox, t sandbox.Template) {
-	ctx, cancel := context.WithDeadlineCause(u.life, sb.CreatedAt.Add(s.cfg.ProvisionTimeout),
+func (s *Supervisor) provision(ctx context.Context, u *unit, sb sandbox.Sandbox, t sandbox.Template) {
+	ctx, cancel := context.WithDeadlineCause(ctx, sb.CreatedAt.Add(s.cfg.ProvisionTimeout),
 		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "it did not start in time"))
 	defer cancel()
 	if err := s.bring(ctx, u, sb, t); err != nil {
-		s.startFailed(u, sb, err)
+		s.startFailed(ctx, u, sb, err)
 	}
 }
 
@@ -147,6 +147,7 @@ func (s *Supervisor) bring(ctx context.Context, u *unit, sb sandbox.Sandbox, t s
 	}
 	s.attend(u, got)
 	s.beginMeter(u, true)
+	s.observer.Started(got.BootPath, got.Boot)
 	return nil
 }
 
@@ -162,11 +163,12 @@ func (s *Supervisor) attend(u *unit, sb sandbox.Sandbox) {
 
 // startFailed ends a sandbox that could not be started, unless it was destroyed
 // meanwhile or the supervisor closes: then others deal with it.
-func (s *Supervisor) startFailed(u *unit, sb sandbox.Sandbox, err error) {
+func (s *Supervisor) startFailed(ctx context.Context, u *unit, sb sandbox.Sandbox, err error) {
 	if s.life.Err() != nil || u.life.Err() != nil {
 		return
 	}
-	s.log.Error("a sandbox did not start", "sandbox", sb.ID, "template", sb.Spec.Template, "err", err)
+	s.observer.StartFailed()
+	s.log.ErrorContext(ctx, "a sandbox did not start", "sandbox", sb.ID, "template", sb.Spec.Template, "err", err)
 	reason := "the sandbox could not be started"
 	var e *sandbox.Error
 	if errors.As(err, &e) && e.Kind != sandbox.Internal {
@@ -209,13 +211,14 @@ func (s *Supervisor) startNow(ctx context.Context, u *unit, res sandbox.Resource
 		if !errors.Is(err, driver.ErrSnapshotUnusable) {
 			return "", err
 		}
-		s.log.Warn("a snapshot can't be restored: booting cold and having it remade",
+		s.observer.RestoreFailed()
+		s.log.WarnContext(ctx, "a snapshot can't be restored: booting cold and having it remade",
 			"sandbox", u.id, "template", t.Slug, "revision", t.Revision, "snapshot", sn.Ref, "err", err)
 		s.builds.Remake(t, res, sn.Ref)
 	} else if !isKind(err, sandbox.NotFound) {
-		s.log.Warn("a snapshot can't be looked up: booting cold", "sandbox", u.id, "template", t.Slug, "err", err)
+		s.log.WarnContext(ctx, "a snapshot can't be looked up: booting cold", "sandbox", u.id, "template", t.Slug, "err", err)
 	} else if s.snapshots() {
-		s.log.Info("no snapshot for this size yet: booting cold and having one made",
+		s.log.InfoContext(ctx, "no snapshot for this size yet: booting cold and having one made",
 			"sandbox", u.id, "template", t.Slug, "revision", t.Revision)
 		s.builds.Remake(t, res, "")
 	}
@@ -276,14 +279,13 @@ func (s *Supervisor) init(ctx context.Context, u *unit, sb sandbox.Sandbox, t sa
 
 // identify gives a claimed member its identity. One that does not answer is
 // started anew under the same ID: the claim stands.
-func (s *Supervisor) identify(u *unit, sb sandbox.Sandbox, t sandbox.Template) {
-	if err := s.claimed(u, sb, t); err != nil {
-		s.startFailed(u, sb, err)
+func (s *Supervisor) identify(ctx context.Context, u *unit, sb sandbox.Sandbox, t sandbox.Template) {
+	if err := s.claimed(ctx, u, sb, t); err != nil {
+		s.startFailed(ctx, u, sb, err)
 	}
 }
 
-func (s *Supervisor) claimed(u *unit, sb sandbox.Sandbox, t sandbox.Template) error {
-	ctx := u.life
+func (s *Supervisor) claimed(ctx context.Context, u *unit, sb sandbox.Sandbox, t sandbox.Template) error {
 	if err := u.take(ctx); err != nil {
 		return err
 	}
@@ -293,7 +295,7 @@ func (s *Supervisor) claimed(u *unit, sb sandbox.Sandbox, t sandbox.Template) er
 		if ctx.Err() != nil {
 			return err
 		}
-		s.log.Warn("a claimed pool member does not answer: starting it anew", "sandbox", u.id, "err", err)
+		s.log.WarnContext(ctx, "a claimed pool member does not answer: starting it anew", "sandbox", u.id, "err", err)
 		if err := s.driver.Destroy(ctx, u.id); err != nil {
 			return fmt.Errorf("replace pool member: %w", err)
 		}
@@ -320,6 +322,7 @@ func (s *Supervisor) claimed(u *unit, sb sandbox.Sandbox, t sandbox.Template) er
 	s.spawn(func() { s.listen(u, got, since) })
 	u.setReady()
 	s.beginMeter(u, true)
+	s.observer.Started(got.BootPath, got.Boot)
 	s.rearm(u.life, got)
 	return nil
 }

@@ -157,7 +157,9 @@ func (s *Supervisor) addMember(t sandbox.Template) (made bool, err error) {
 		s.forget(u)
 		return false, err
 	}
-	if err := s.warmUp(u, sb, t); err != nil {
+	err = s.warmUp(u, sb, t)
+	s.observer.Refilled(now().Sub(at), err)
+	if err != nil {
 		s.retire(u, sandbox.Provisioning)
 		return false, err
 	}

@@ -248,15 +248,15 @@ func (s *Supervisor) resume(u *unit, sb sandbox.Sandbox) {
 		return
 	}
 	if err != nil {
-		s.startFailed(u, sb, err)
+		s.startFailed(u.life, u, sb, err)
 		return
 	}
 	t, err := s.resolve(u.life, sb.Spec.Template)
 	if err != nil {
-		s.startFailed(u, sb, err)
+		s.startFailed(u.life, u, sb, err)
 		return
 	}
-	s.provision(u, sb, t)
+	s.provision(u.life, u, sb, t)
 }
 
 // clear removes what a cut start has left on the host.

@@ -43,6 +43,7 @@ type Supervisor struct {
 	builds    Builds
 	capacity  Capacity
 	kept      Kept
+	observer  Observer
 	log       *slog.Logger
 
 	starts    *queue
@@ -69,11 +70,14 @@ func New(cfg Config, d Deps) *Supervisor {
 	if d.Builds == nil {
 		d.Builds = noBuilds{}
 	}
+	if d.Observer == nil {
+		d.Observer = nobody{}
+	}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Supervisor{
-		cfg: cfg, store: d.Store, templates: d.Templates, driver: d.Driver, events: d.Events, builds: d.Builds, capacity: d.Capacity, kept: d.Kept, log: d.Log,
+		cfg: cfg, store: d.Store, templates: d.Templates, driver: d.Driver, events: d.Events, builds: d.Builds, capacity: d.Capacity, observer: d.Observer, kept: d.Kept, log: d.Log,
 		starts: newQueue(cfg.Starts), deadlines: newDeadlines(), refill: make(chan struct{}, 1), recovered: make(chan struct{}),
 		units: map[sandbox.ID]*unit{}, forgotten: make(chan struct{}),
 	}
