@@ -9,7 +9,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STATIC  := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 PACKED  := cmd/silica/embedded/files
 
-.PHONY: help run test build stop tools generate bench fmt clean
+.PHONY: help run test build install stop tools generate bench fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -28,6 +28,14 @@ build: ## build bin/silica, with agent and engine inside
 	$(GO) run ./cmd/silica/embedded/pack -version "$$version" -to $(PACKED) bin/silica-engine
 	$(GO) run ./cmd/silica/embedded/pack -to $(PACKED) bin/silica-agent
 	$(STATIC) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/silica ./cmd/silica
+
+# Not a dependency on build: "sudo make install" should not need root's Go.
+install: ## install bin/silica and its systemd unit (root; after make build)
+	@test -x bin/silica || { echo 'run "make build" first' >&2; exit 1; }
+	install -D -m 0755 bin/silica $(DESTDIR)/usr/local/bin/silica
+	install -D -m 0644 deploy/systemd/silica.service $(DESTDIR)/etc/systemd/system/silica.service
+	test -e $(DESTDIR)/etc/silica/silica.yaml || install -D -m 0600 deploy/systemd/silica.yaml $(DESTDIR)/etc/silica/silica.yaml
+	@echo 'start it: systemctl daemon-reload && systemctl enable --now silica'
 
 stop: ## stop the server "make run" started; its sandboxes go on
 	@scripts/stop.sh

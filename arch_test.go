@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"e2e":                          {"internal/contracttest"},
 	"internal/contracttest":        {},
 	"internal/telemetry":           {"sandbox"},
+	"internal/backup":              {"sandbox", "internal/blob", "internal/store"},
 	"templates":                    {},
 	"docs":                         {},
 	"internal/blob":                {"sandbox"},

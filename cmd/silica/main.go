@@ -91,7 +91,7 @@ func newRoot(t *terminal) *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
-		newServe(t), newSandbox(t), newTenant(t), newKey(t), newDrain(t), newWait(t), newDoctor(t), newBench(t), newVersion(t),
+		newServe(t), newSandbox(t), newTenant(t), newKey(t), newDrain(t), newBackup(t), newRestore(t), newWait(t), newDoctor(t), newBench(t), newVersion(t),
 	)
 	return root
 }
