@@ -23,6 +23,8 @@ type options struct {
 	flags []string // after the harness's own, so they win
 	env   []string
 	data  string // empty: a fresh copy of the template's
+	// database is a postgres:// URL; empty: SQLite in data.
+	database string
 }
 
 // Server is one "silica serve" with a data folder, a network name and addresses
@@ -35,6 +37,7 @@ type Server struct {
 	flags    []string
 	env      []string
 	log      *logFile
+	database string
 	patience time.Duration // for readiness
 
 	readyAfter time.Duration // measured by the last begin
@@ -73,7 +76,8 @@ func (l *lab) newServer(o options) (*Server, error) {
 		patience: time.Minute,
 		flags: append([]string{"serve", "--listen=" + addr, "--data=" + data, "--network-name=" + name, "--network-prefix=" + network.String(),
 			"--warm-pool=2", "--empty-slots=2", "--log-level=debug"}, o.flags...),
-		env: append(append(plainEnv(), "SILICA_BOOTSTRAP_KEY="+bootstrapKey), o.env...),
+		database: o.database,
+		env:      append(append(plainEnv(), "SILICA_BOOTSTRAP_KEY="+bootstrapKey, "SILICA_DATABASE="+o.database), o.env...),
 	}, nil
 }
 

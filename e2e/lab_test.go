@@ -191,6 +191,11 @@ func (l *lab) start(o options) (*Server, error) {
 	if err := l.cloneTemplate(s.data); err != nil {
 		return nil, fmt.Errorf("copy the template: %w", err)
 	}
+	if s.database != "" {
+		if err := s.moveTemplate(); err != nil {
+			return nil, fmt.Errorf("bring the template to PostgreSQL: %w", err)
+		}
+	}
 	if err := s.begin(); err != nil {
 		return nil, errors.Join(err, errors.New(s.log.tail(0, 30)))
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"silica.dev/silica/internal/event"
 	"silica.dev/silica/sandbox"
@@ -266,6 +268,9 @@ func stateChanged(sb sandbox.Sandbox, from sandbox.State) event.Event {
 // Another tenant's and an unknown one are the same to this query. A Conflict
 // says that several live ones have that name.
 func (s *Store) Sandbox(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Sandbox, error) {
+	if !utf8.ValidString(id) || strings.ContainsRune(id, 0) {
+		return sandbox.Sandbox{}, noSandbox // PostgreSQL takes no such text
+	}
 	sb, err := scan(s.byID.QueryRowContext(ctx, id, string(tenant)))
 	if !none(err) {
 		return sb, wrap(err, "read sandbox")
