@@ -129,6 +129,8 @@ func (a *Agent) routes() http.Handler {
 	mux.HandleFunc("PUT /files", a.putFile)
 	mux.HandleFunc("POST /files/spool", a.spoolFile)
 	mux.HandleFunc("POST /files/commit", a.commitFile)
+	mux.HandleFunc("GET /files/archive", a.getArchive)
+	mux.HandleFunc("PUT /files/archive", a.putArchive)
 	return mux
 }
 

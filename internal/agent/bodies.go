@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"silica.dev/silica/internal/agent/files"
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/sandbox"
 )
@@ -83,4 +84,33 @@ func (a *Agent) answerWrite(w http.ResponseWriter, r *http.Request, res written,
 		return
 	}
 	writeJSON(w, res)
+}
+
+// archiveTypes are the media types of archives.
+var archiveTypes = map[string]string{
+	files.FormatTar: "application/x-tar", files.FormatTarGz: "application/gzip", files.FormatZip: "application/zip",
+}
+
+func (a *Agent) getArchive(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	archive, err := a.files.Archive(files.Pack{Paths: q["path"], From: q.Get("from"), Format: q.Get("format")})
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", archiveTypes[q.Get("format")])
+	if err := archive.Write(r.Context(), w); err != nil {
+		a.cfg.Log.Warn("archive", "err", err)
+		panic(http.ErrAbortHandler) // so that nobody takes the part for the whole
+	}
+}
+
+func (a *Agent) putArchive(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	n, err := a.files.Unpack(r.Context(), r.Body, q.Get("path"), q.Get("owners") == "true")
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	writeJSON(w, n)
 }

@@ -349,6 +349,55 @@ func (c *Client) Commit(ctx context.Context, from, to string) error {
 	return err
 }
 
+// Pack is what to put into an archive.
+type Pack struct {
+	Paths  []string
+	From   string // the folder that names in it start from; "": the only path
+	Format string // tar, tar.gz or zip
+}
+
+// ReadArchive packs files and folders. The archive has no known size; one that
+// breaks off ends in an error.
+func (c *Client) ReadArchive(ctx context.Context, p Pack) (io.ReadCloser, error) {
+	q := url.Values{"path": p.Paths, "from": {p.From}, "format": {p.Format}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/files/archive?"+q.Encode(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("pack %q: %w", p.Paths, err)
+	}
+	res, err := c.do(req)
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
+// Unpacked counts what came out of an archive.
+type Unpacked struct {
+	Entries int64 `json:"entries"`
+	Files   int64 `json:"files"`
+	Bytes   int64 `json:"bytes"`
+	Skipped int64 `json:"skipped"` // devices, FIFOs and the like
+}
+
+// WriteArchive unpacks a tar archive, compressed with gzip or not, into the folder
+// at path. owners says that the archive's owners are kept.
+func (c *Client) WriteArchive(ctx context.Context, path string, owners bool, body io.Reader) (n Unpacked, err error) {
+	q := url.Values{"path": {path}, "owners": {strconv.FormatBool(owners)}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, base+"/files/archive?"+q.Encode(), bulk{body})
+	if err != nil {
+		return n, fmt.Errorf("unpack to %q: %w", path, err)
+	}
+	res, err := c.do(req)
+	if err != nil {
+		return n, err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxErrorBody)).Decode(&n); err != nil {
+		return n, lost.Because(err)
+	}
+	return n, nil
+}
+
 // written is the agent's answer on the writing file routes.
 type written struct {
 	Path string `json:"path"`

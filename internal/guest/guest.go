@@ -7,6 +7,8 @@
 //	PUT /files?path=P[&mode=M]   replaces the file at once with the body, parents are made
 //	POST /files/spool            stores the body under a fresh name; answers {"path": …}
 //	POST /files/commit?from=&to= renames a spooled file to its place
+//	GET /files/archive?path=P&from=F&format=tar|tar.gz|zip  packs trees; path may be repeated
+//	PUT /files/archive?path=P[&owners=true]  unpacks a tar or tar.gz into a folder
 //
 // Everything that comes out of a sandbox is hostile: the client bounds what it
 // reads, and classifies errors only by codes of its own list.
