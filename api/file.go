@@ -128,3 +128,132 @@ type FileRefused struct {
 	Error string `json:"error"`
 	Code  string `json:"code"`
 }
+
+// Unpacked is the answer to an archive that was sent to
+// /sandboxes/{id}/files/archive?path=.
+type Unpacked struct {
+	SandboxID string `json:"sandbox_id"`
+	Path      string `json:"path"`
+	Entries   int64  `json:"entries"`
+	Files     int64  `json:"files"`
+	Bytes     int64  `json:"bytes"`
+	Skipped   int64  `json:"skipped"` // devices, FIFOs and the like
+}
+
+// ExportRequest is the body of POST /sandboxes/{id}/exports, and of …/files/export.
+type ExportRequest struct {
+	Path      string   `json:"path,omitempty"`
+	Paths     []string `json:"paths,omitempty"`
+	Label     string   `json:"label,omitempty"`
+	Filename  string   `json:"filename,omitempty"`
+	Format    string   `json:"format,omitempty"`     // of archives: tar.gz, tar, zip
+	ExpiresIn int64    `json:"expires_in,omitempty"` // seconds; an hour, at most a week
+}
+
+// FileLink is a URL that needs no key.
+type FileLink struct {
+	URL       string    `json:"url"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// Export is the answer of POST /sandboxes/{id}/exports. Its URLs need no key.
+type Export struct {
+	ID                 string         `json:"id"`
+	SandboxID          string         `json:"sandbox_id"`
+	Files              []ExportedFile `json:"files"`
+	ArchiveDownloadURL string         `json:"archive_download_url"`
+	ExpiresAt          time.Time      `json:"expires_at"`
+}
+
+// ExportedFile is one path of an export.
+type ExportedFile struct {
+	Path        string `json:"path"`
+	DownloadURL string `json:"download_url"`
+}
+
+// FileChange is an event of GET /sandboxes/{id}/files/watch. Its name is "change".
+type FileChange struct {
+	Type      string    `json:"type"`  // created, modified, deleted, renamed, chmod
+	Event     string    `json:"event"` // type again
+	Path      string    `json:"path"`
+	OldPath   *string   `json:"old_path"` // of renamed
+	IsDir     bool      `json:"is_dir"`
+	Size      int64     `json:"size"`
+	SizeBytes int64     `json:"size_bytes"` // size again
+	Timestamp time.Time `json:"timestamp"`
+}
+
+// FilesFound is the answer of GET /sandboxes/{id}/files/glob?pattern=&path=.
+type FilesFound struct {
+	SandboxID string      `json:"sandbox_id"`
+	Path      string      `json:"path"`
+	Pattern   string      `json:"pattern"`
+	Entries   []FileEntry `json:"entries"`
+	Truncated bool        `json:"truncated"` // there are more than the limit
+	TimedOut  bool        `json:"timed_out"`
+}
+
+// SearchRequest is the body of POST /sandboxes/{id}/files/search.
+type SearchRequest struct {
+	Path          string   `json:"path,omitempty"` // a folder or a file; /workspace
+	Query         string   `json:"query,omitempty"`
+	Pattern       string   `json:"pattern,omitempty"`        // the same as an RE2 expression
+	Regex         *bool    `json:"regex,omitempty"`          // nil: whether it came as pattern
+	CaseSensitive *bool    `json:"case_sensitive,omitempty"` // nil: true
+	Include       []string `json:"include,omitempty"`        // globs of files
+	Exclude       []string `json:"exclude,omitempty"`        // globs of files and folders
+	MaxResults    int      `json:"max_results,omitempty"`    // 1000, at most 10000
+	Context       int      `json:"context,omitempty"`        // lines, at most 20
+	All           bool     `json:"all,omitempty"`            // binary files and .git too
+}
+
+// SearchResult is the answer to that.
+type SearchResult struct {
+	Path          string        `json:"path"`
+	Matches       []SearchMatch `json:"matches"`
+	FilesSearched uint32        `json:"files_searched"`
+	Truncated     bool          `json:"truncated"`
+	TimedOut      bool          `json:"timed_out"`
+}
+
+// SearchMatch is a line with a match in it.
+type SearchMatch struct {
+	Path   string   `json:"path"`
+	Line   uint32   `json:"line"`   // from 1
+	Column uint32   `json:"column"` // in bytes, from 1
+	Text   string   `json:"text"`
+	Cut    bool     `json:"cut"` // text is a part of a long line
+	Before []string `json:"before"`
+	After  []string `json:"after"`
+}
+
+// ReplaceRequest is the body of POST /sandboxes/{id}/files/replace.
+type ReplaceRequest struct {
+	Path          string   `json:"path,omitempty"` // a folder or a file; /workspace
+	Query         string   `json:"query,omitempty"`
+	Pattern       string   `json:"pattern,omitempty"`
+	Replacement   string   `json:"replacement"` // with regex, $1 and ${name} are groups
+	Regex         *bool    `json:"regex,omitempty"`
+	CaseSensitive *bool    `json:"case_sensitive,omitempty"`
+	Include       []string `json:"include,omitempty"`
+	Exclude       []string `json:"exclude,omitempty"`
+	MaxFiles      int      `json:"max_files,omitempty"` // 1000, at most 10000
+	DryRun        bool     `json:"dry_run,omitempty"`
+	All           bool     `json:"all,omitempty"`
+}
+
+// ReplaceResult is the answer to that.
+type ReplaceResult struct {
+	Path         string         `json:"path"`
+	Files        []ReplacedFile `json:"files"`
+	Replacements int64          `json:"replacements"`
+	Truncated    bool           `json:"truncated"`
+	TimedOut     bool           `json:"timed_out"`
+}
+
+// ReplacedFile is a file in which something was found.
+type ReplacedFile struct {
+	Path         string  `json:"path"`
+	Replacements uint32  `json:"replacements"`
+	Error        *string `json:"error"` // why it stayed as it was
+}

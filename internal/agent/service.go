@@ -12,15 +12,11 @@ import (
 	"silica.dev/silica/internal/agent/watch"
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
-	"silica.dev/silica/internal/guest/guestpb/guestpbconnect"
 	"silica.dev/silica/sandbox"
 )
 
 // service translates the protocol; it decides nothing.
-type service struct {
-	guestpbconnect.UnimplementedAgentHandler
-	a *Agent
-}
+type service struct{ a *Agent }
 
 // answer makes an RPC's answer of a result.
 func answer[T any](msg *T, err error) (*connect.Response[T], error) {
@@ -166,4 +162,18 @@ func (s service) Remove(_ context.Context, r *connect.Request[guestpb.RemoveRequ
 
 func (s service) Watch(ctx context.Context, r *connect.Request[guestpb.WatchRequest], st *connect.ServerStream[guestpb.WatchEvent]) error {
 	return wireError(watch.Watch(ctx, r.Msg.Path, r.Msg.Recursive, st.Send))
+}
+
+func (s service) Glob(ctx context.Context, r *connect.Request[guestpb.GlobRequest]) (*connect.Response[guestpb.GlobResponse], error) {
+	m := r.Msg
+	found, err := s.a.files.Glob(ctx, files.Find{Path: m.Path, Pattern: m.Pattern, Limit: int(m.Limit), All: m.All, Type: m.Type})
+	return answer(&guestpb.GlobResponse{Entries: found.Entries, Truncated: found.Truncated, TimedOut: found.TimedOut}, err)
+}
+
+func (s service) Search(ctx context.Context, r *connect.Request[guestpb.SearchRequest]) (*connect.Response[guestpb.SearchResponse], error) {
+	return answer(s.a.files.Search(ctx, r.Msg))
+}
+
+func (s service) Replace(ctx context.Context, r *connect.Request[guestpb.ReplaceRequest]) (*connect.Response[guestpb.ReplaceResponse], error) {
+	return answer(s.a.files.Replace(ctx, r.Msg))
 }

@@ -225,6 +225,21 @@ func (c *Client) Change(ctx context.Context, req *guestpb.ChangeRequest) (*guest
 	return res.GetEntry(), err
 }
 
+// Glob finds files and folders by name.
+func (c *Client) Glob(ctx context.Context, req *guestpb.GlobRequest) (*guestpb.GlobResponse, error) {
+	return unary(ctx, c.rpc.Glob, req)
+}
+
+// Search finds lines in files.
+func (c *Client) Search(ctx context.Context, req *guestpb.SearchRequest) (*guestpb.SearchResponse, error) {
+	return unary(ctx, c.rpc.Search, req)
+}
+
+// Replace changes what Search would find.
+func (c *Client) Replace(ctx context.Context, req *guestpb.ReplaceRequest) (*guestpb.ReplaceResponse, error) {
+	return unary(ctx, c.rpc.Replace, req)
+}
+
 // Remove deletes a file or folder.
 func (c *Client) Remove(ctx context.Context, path string, recursive bool) error {
 	_, err := unary(ctx, c.rpc.Remove, &guestpb.RemoveRequest{Path: path, Recursive: recursive})

@@ -46,7 +46,11 @@ func (s *Server) downloadPath(w http.ResponseWriter, r *http.Request, c sandbox.
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
 
 func (s *Server) download(w http.ResponseWriter, r *http.Request, c sandbox.Caller, path string) error {
-	ctx, g, _, err := s.deps.Sandboxes.Guest(r.Context(), c, param(r, "id"))
+	return s.downloadOf(w, r, c, param(r, "id"), path)
+}
+
+func (s *Server) downloadOf(w http.ResponseWriter, r *http.Request, c sandbox.Caller, id, path string) error {
+	ctx, g, _, err := s.deps.Sandboxes.Guest(r.Context(), c, id)
 	if err != nil {
 		return err
 	}

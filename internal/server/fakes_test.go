@@ -530,6 +530,7 @@ func newFakeAgent(t *testing.T) *fakeAgent {
 	mux.HandleFunc("/files", a.serveFile)
 	mux.HandleFunc("POST /files/spool", a.spool)
 	mux.HandleFunc("POST /files/commit", a.commit)
+	mux.HandleFunc("/files/archive", a.archive)
 	srv := httptest.NewServer(mux)
 	a.client = guest.NewClient(func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
@@ -693,6 +694,39 @@ func (a *fakeAgent) Copy(_ context.Context, req *connect.Request[guestpb.CopyReq
 func (a *fakeAgent) Change(_ context.Context, req *connect.Request[guestpb.ChangeRequest]) (*connect.Response[guestpb.ChangeResponse], error) {
 	e, err := a.changed(req.Msg.Path, req.Msg.Path, false)
 	return connect.NewResponse(&guestpb.ChangeResponse{Entry: e}), err
+}
+
+func (a *fakeAgent) Glob(context.Context, *connect.Request[guestpb.GlobRequest]) (*connect.Response[guestpb.GlobResponse], error) {
+	return connect.NewResponse(&guestpb.GlobResponse{Entries: []*guestpb.Entry{{Name: "x", Path: "/w/x", Type: guestpb.Entry_SYMLINK, SymlinkTarget: "y"}}}), nil
+}
+
+func (a *fakeAgent) Search(context.Context, *connect.Request[guestpb.SearchRequest]) (*connect.Response[guestpb.SearchResponse], error) {
+	m := &guestpb.SearchResponse_Match{Path: "/w/x", Line: 3, Column: 1, Text: "x", HasBefore: true, Before: "a\nb"}
+	return connect.NewResponse(&guestpb.SearchResponse{Matches: []*guestpb.SearchResponse_Match{m}, Files: 2}), nil
+}
+
+func (a *fakeAgent) Replace(context.Context, *connect.Request[guestpb.ReplaceRequest]) (*connect.Response[guestpb.ReplaceResponse], error) {
+	return connect.NewResponse(&guestpb.ReplaceResponse{Files: []*guestpb.ReplaceResponse_File{{Path: "/w/x", Replacements: 2}, {Path: "/w/y", Error: "no"}}}), nil
+}
+
+// Watch tells of one change; then the folder is gone.
+func (a *fakeAgent) Watch(_ context.Context, req *connect.Request[guestpb.WatchRequest], out *connect.ServerStream[guestpb.WatchEvent]) error {
+	for _, kind := range []guestpb.WatchEvent_Kind{guestpb.WatchEvent_WATCHING, guestpb.WatchEvent_RENAMED, guestpb.WatchEvent_OVERFLOW, guestpb.WatchEvent_GONE} {
+		if err := out.Send(&guestpb.WatchEvent{Kind: kind, Path: req.Msg.Path + "/x", OldPath: req.Msg.Path + "/y"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *fakeAgent) archive(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPut {
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			_ = json.NewEncoder(w).Encode(map[string]any{"entries": 1})
+		}
+		return
+	}
+	_, _ = io.WriteString(w, "archive")
 }
 
 // zeros is a file without end; /zeros/N has N bytes.

@@ -232,7 +232,7 @@ func TestWriteMany(t *testing.T) {
 		"twice":         {`{"files":[],"files":[]}`, "VALIDATION_ERROR"},
 		"not objects":   {`{"files":[1]}`, "BAD_REQUEST"},
 		"broken off":    {`{"files":[` + one + `,{"path":"/x"`, "BAD_REQUEST"},
-		"in content":    {`{"files":[` + one + `,{"path":"/nope/x","content":"eA`, "BAD_REQUEST"},
+		"in content":    {`{"files":[` + one + `,{"path":"` + dir + `/cut/x","content":"eA`, "BAD_REQUEST"},
 		"more behind":   {`{"files":[]} {}`, "BAD_REQUEST"},
 		"too many":      {`{"files":[` + strings.Repeat(`{},`, maxFiles) + `{}]}`, "BODY_TOO_LARGE"},
 		"too large":     {`{"files":[{"path":"` + dir + `/l","content":"` + strings.Repeat("eHh4", 1<<20) + `"}]}`, "FILE_TOO_LARGE"},

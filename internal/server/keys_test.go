@@ -63,10 +63,10 @@ func TestAnotherTenantsIDIsNotFound(t *testing.T) {
 		}
 		body := bodies[rt.method+" "+rt.pattern]
 		if body == "" {
-			body = `{"command":"c","path":"/a","content":"","from":"/a","to":"/b","mode":"0755","uid":1,"pattern":"x","signal":"TERM"}`
+			body = `{"command":"c","path":"/a","content":"","from":"/a","to":"/b","mode":"0755","uid":1,"pattern":"x","replacement":"y","signal":"TERM"}`
 		}
-		foreign := request(t, rt.method, base+fill(rt.pattern, id)+"?path=/a", body, "Authorization", "Bearer "+keyB)
-		never := request(t, rt.method, base+fill(rt.pattern, string(sandbox.NewID()))+"?path=/a", body, "Authorization", "Bearer "+keyB)
+		foreign := request(t, rt.method, base+fill(rt.pattern, id)+"?path=/a&pattern=x", body, "Authorization", "Bearer "+keyB)
+		never := request(t, rt.method, base+fill(rt.pattern, string(sandbox.NewID()))+"?path=/a&pattern=x", body, "Authorization", "Bearer "+keyB)
 		if rt.method == "HEAD" { // has no body to say why
 			if foreign.status != 404 || never.status != 404 {
 				t.Errorf("HEAD %s: %d for another's, %d for none", rt.pattern, foreign.status, never.status)

@@ -208,9 +208,23 @@ func (s *Server) fileRoutes() []route {
 		{"GET", files + "/readdir", sandboxesRead, counted, s.listFiles},
 		{"GET", files + "/tree", sandboxesRead, counted, s.fileTree},
 		{"POST", files + "/stat", sandboxesRead, counted, s.statFile},
+		{"GET", files + "/glob", sandboxesRead, counted, s.globFiles},
+		{"GET", files + "/find", sandboxesRead, counted, s.globFiles},
+		{"POST", files + "/search", sandboxesRead, counted, s.searchFiles},
+		{"POST", files + "/replace", sandboxesWrite, counted, s.replaceInFiles},
+		{"GET", files + "/watch", sandboxesRead, counted | streamed, s.watchFiles},
 		{"GET", files + "/download", sandboxesRead, counted, s.downloadQuery},
 		{"HEAD", files + "/download", sandboxesRead, counted, s.downloadQuery},
 		{"GET", files + "/read", sandboxesRead, counted, s.downloadQuery},
+
+		{"GET", files + "/archive", sandboxesRead, counted, s.getArchive},
+		{"PUT", files + "/archive", sandboxesWrite, counted, s.putArchive},
+		{"POST", files + "/archive", sandboxesWrite, counted, s.putArchive},
+		{"POST", files + "/export", sandboxesRead, counted, s.exportFile},
+		{"POST", sbx + "/exports", sandboxesRead, counted, s.createExport},
+		{"GET", sbx + "/exports/download", sandboxesRead, counted, s.downloadExport},
+		{"GET", v1 + "/exported/{name}", public, free, s.exported}, // with a link, which is as good as a key
+
 		{"GET", files + "/*", sandboxesRead, counted, s.downloadPath},
 		{"HEAD", files + "/*", sandboxesRead, counted, s.downloadPath},
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,6 +28,7 @@ type Config struct {
 	PublicURL       string // where clients reach the API; empty: as the request says
 	RateLimit       int    // requests a minute and workspace; 0: no limit, also none on polling readiness
 	MaxUpload       int64  // bytes of one file; 100 MiB
+	SigningKey      []byte // of links to files; drawn anew if empty, which ends all older links
 
 	// Defaults is the size of a sandbox that names none: 1 core, 1024 MiB,
 	// 3072 MiB. Caps bounds sizes given in numbers (4, 8192, 10240), NamedCaps
@@ -59,6 +61,9 @@ func (c *Config) setDefaults() {
 		if *r == (sandbox.Resources{}) {
 			*r = sandbox.Resources{MilliCPU: cores * sandbox.Core, Memory: memory * sandbox.MiB, Disk: disk * sandbox.MiB}
 		}
+	}
+	if len(c.SigningKey) == 0 {
+		c.SigningKey = []byte(rand.Text())
 	}
 	set(&c.Defaults, 1, 1024, 3072)
 	set(&c.Caps, 4, 8192, 10240)

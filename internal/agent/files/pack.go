@@ -249,7 +249,7 @@ type tarPacker struct {
 func (t *tarPacker) add(name string, st *unix.Stat_t, target string, size int64) (io.Writer, error) {
 	h := &tar.Header{
 		Typeflag: tar.TypeReg, Name: name, Linkname: target, Size: size, Mode: int64(st.Mode & 0o7777),
-		Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Unix()),
+		Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Sec, 0), // as it is, not rounded up
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
