@@ -150,13 +150,17 @@ func runServe(ctx context.Context, c Config) (err error) {
 		Building: func() bool { return catalogue.Building(defaultTemplate) },
 	})
 
+	signing, err := rows.NodeSecret(ctx)
+	if err != nil {
+		return err
+	}
 	nodes, secret, err := neighbours(ctx, c, rows)
 	if err != nil {
 		return err
 	}
 	ready := make(chan struct{})
 	api := server.New(server.Config{
-		NodeSecret: secret,
+		NodeSecret: secret, SigningKey: signing,
 		Version:    version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
 	}, server.Deps{
 		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows, Templates: officialTemplates{rows}, Log: log,

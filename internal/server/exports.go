@@ -49,13 +49,20 @@ func (s *Server) seal(r *http.Request, l link) string {
 	}
 	enc := base64.RawURLEncoding
 	payload := enc.EncodeToString(raw)
-	scheme := "http"
-	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
-		scheme = "https"
-	}
-	u := url.URL{Scheme: scheme, Host: r.Host, Path: v1 + "/exported/" + path.Base("/"+l.Name)}
+	u := url.URL{Path: v1 + "/sandboxes/" + l.Sandbox + "/exports/files/" + path.Base("/"+l.Name)}
 	u.RawQuery = "token=" + payload + "." + enc.EncodeToString(s.sign(payload))
-	return u.String()
+	return s.baseURL(r) + u.String()
+}
+
+// baseURL is where the caller reaches the API.
+func (s *Server) baseURL(r *http.Request) string {
+	switch {
+	case s.cfg.PublicURL != "":
+		return strings.TrimSuffix(s.cfg.PublicURL, "/")
+	case r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https":
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
 }
 
 var errLink = sandbox.E(sandbox.Forbidden, sandbox.CodeForbidden, "this link is not one of ours, or has expired")
@@ -86,6 +93,9 @@ func (s *Server) exported(w http.ResponseWriter, r *http.Request, _ sandbox.Call
 	l, err := s.unseal(r.URL.Query().Get("token"), time.Now())
 	if err != nil {
 		return err
+	}
+	if param(r, "id") != l.Sandbox {
+		return errLink
 	}
 	c := sandbox.Caller{Tenant: l.Tenant, Scopes: sandbox.ScopesOf(sandboxesRead)}
 	leave, err := s.inFlight.enter(c.Tenant, false)

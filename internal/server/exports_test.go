@@ -101,9 +101,11 @@ func TestExports(t *testing.T) {
 	raw, _ := base64.RawURLEncoding.DecodeString(payload)
 	forged := base64.RawURLEncoding.EncodeToString(bytes.Replace(raw, []byte("a.txt"), []byte("b.txt"), 1))
 	for name, token := range map[string]string{"none": "", "half": payload, "forged": forged + "." + mac, "cut": token[:len(token)-1], "noise": "x.y"} {
-		request(t, "GET", base+"/api/v1/exported/x?token="+token, "", "Authorization", "").want(t, 403, "FORBIDDEN")
+		request(t, "GET", base+"/api/v1/sandboxes/"+id+"/exports/files/x?token="+token, "", "Authorization", "").want(t, 403, "FORBIDDEN")
 		_ = name
 	}
+	elsewhere := strings.Replace(to, id, create(t, base, `{}`), 1)
+	request(t, "GET", elsewhere, "", "Authorization", "").want(t, 403, "FORBIDDEN")
 	if _, err := s.unseal(token, time.Now().Add(2*time.Minute)); !sandbox.HasCode(err, sandbox.CodeForbidden) {
 		t.Errorf("an old link: %v", err)
 	}

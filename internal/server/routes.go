@@ -223,7 +223,7 @@ func (s *Server) fileRoutes() []route {
 		{"POST", files + "/export", sandboxesRead, counted, s.exportFile},
 		{"POST", sbx + "/exports", sandboxesRead, counted, s.createExport},
 		{"GET", sbx + "/exports/download", sandboxesRead, counted, s.downloadExport},
-		{"GET", v1 + "/exported/{name}", public, free, s.exported}, // with a link, which is as good as a key
+		{"GET", sbx + "/exports/files/{name}", public, free, s.exported}, // with a link, which is as good as a key
 
 		{"GET", files + "/*", sandboxesRead, counted, s.downloadPath},
 		{"HEAD", files + "/*", sandboxesRead, counted, s.downloadPath},
