@@ -161,7 +161,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 	ready := make(chan struct{})
 	api := server.New(server.Config{
 		NodeSecret: secret, SigningKey: signing,
-		Version:    version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
+		Version: version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
 	}, server.Deps{
 		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows, Templates: officialTemplates{rows}, Log: log,
 		Ready: func(context.Context) error { return readiness(ready, build) },
