@@ -1,0 +1,3 @@
+// Package e2e tests the finished program from outside, so that nothing need be
+// believed that a user can't see.
+package e2e
