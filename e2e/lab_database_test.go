@@ -28,7 +28,7 @@ func postgres(t *testing.T) (*pgtest.Server, string) {
 			t.Error(err)
 		}
 	})
-	url, err := pg.Database(t.Context(), "silica")
+	url, err := pg.Database(t.Context(), "silica", "")
 	if err != nil {
 		t.Fatal(err)
 	}

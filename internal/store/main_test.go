@@ -2,37 +2,14 @@ package store
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
-	"sync/atomic"
+	"sync"
 	"testing"
 
 	"silica.dev/silica/internal/store/pgtest"
 )
 
-// postgres is the server of this run; nil where none is installed.
-var (
-	postgres  *pgtest.Server
-	databases atomic.Int64
-)
-
-func TestMain(m *testing.M) {
-	var err error
-	if postgres, err = pgtest.Start(context.Background()); err != nil && !errors.Is(err, pgtest.ErrMissing) {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if postgres != nil {
-		if err := postgres.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // onBoth runs a test on an empty SQLite and on an empty PostgreSQL. Tests of rows
 // belong in it: the databases must not differ.
@@ -52,16 +29,29 @@ func openPostgres(t testing.TB, url string) *Store {
 	return openStore(t, Config{URL: url})
 }
 
+// withTables names a database that has its tables: copies of it are made faster.
+var withTables struct {
+	sync.Mutex
+	name string
+}
+
 // newDatabase makes an empty one on the server of this run.
 func newDatabase(t testing.TB) string {
 	t.Helper()
-	if postgres == nil {
-		t.Skip(pgtest.ErrMissing)
+	withTables.Lock()
+	defer withTables.Unlock()
+	if withTables.name == "" {
+		name, url := pgtest.New(t, "")
+		s, err := Open(context.Background(), Config{URL: url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		withTables.name = name
 	}
-	url, err := postgres.Database(context.Background(), fmt.Sprint("test", databases.Add(1)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, url := pgtest.New(t, withTables.name)
 	return url
 }
 

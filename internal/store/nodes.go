@@ -36,15 +36,20 @@ type neighbour struct {
 }
 
 // join makes rows without a node this one's: they are from a time when there was
-// one only. On PostgreSQL it then makes this node known to the others, and
-// itself the only one with its id, until Close.
+// one only; of SQLite all rows, as there is never another. On PostgreSQL it then
+// makes this node known to the others, and itself the only one with its id,
+// until Close.
 func (s *Store) join(ctx context.Context) error {
 	if s.cfg.Node == "" {
 		return nil
 	}
+	ours := "node = ''"
+	if s.cfg.URL == "" {
+		ours = "node <> $1"
+	}
 	err := s.do(ctx, "take over rows", func(t *tx) error {
 		for _, table := range []string{"sandboxes", "templates", "snapshots"} {
-			if _, err := t.exec(`update `+table+` set node = $1 where node = ''`, s.cfg.Node); err != nil {
+			if _, err := t.exec(`update `+table+` set node = $1 where `+ours, s.cfg.Node); err != nil {
 				return err
 			}
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -195,16 +196,16 @@ func TestNodesTakeTurns(t *testing.T) {
 // What was acknowledged is there, and what was refused is not, however the
 // database goes down. The store needs no restart.
 func TestPostgresGoesAwayUnderLoad(t *testing.T) {
-	if postgres == nil {
-		t.Skip(pgtest.ErrMissing)
-	}
 	ctx := context.Background()
 	own, err := pgtest.Start(ctx)
+	if errors.Is(err, pgtest.ErrMissing) {
+		t.Skip(err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = own.Close() })
-	url, err := own.Database(ctx, "test")
+	url, err := own.Database(ctx, "test", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"silica.dev/silica/internal/event"
 	driver "silica.dev/silica/internal/runtime"
 	"silica.dev/silica/internal/runtime/runtimetest"
+	"silica.dev/silica/internal/store"
 	"silica.dev/silica/sandbox"
 )
 
@@ -66,49 +67,51 @@ func (m *mortalStore) MarkFreed(ctx context.Context, id sandbox.ID, last ...sand
 // nothing said and nothing cleaned up, starts the next one, and looks for what
 // is stuck, leaked or lost. SILICA_CRASH_SEED repeats a run.
 func TestCrashAtAnyMoment(t *testing.T) {
-	rounds := 15
-	if testing.Short() {
-		rounds = 5
-	}
-	seed := uint64(time.Now().UnixNano())
-	if v, err := strconv.ParseUint(os.Getenv("SILICA_CRASH_SEED"), 10, 64); err == nil {
-		seed = v
-	}
-	t.Logf("SILICA_CRASH_SEED=%d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
-
-	m := newMachine(t, Config{WarmPool: 2, InitTimeout: patience})
-	m.Close()
-	book := &ledger{created: map[sandbox.ID]sandbox.Caller{}, destroyed: map[sandbox.ID]bool{}}
-	for round := range rounds {
-		st := &mortalStore{Store: m.db, after: rnd.IntN(2) == 0}
-		st.left.Store(int64(1 + rnd.IntN(60)))
-		m.fake.Set(slowly(rnd.Uint64()))
-		m.Supervisor = New(m.cfg, m.deps(st))
-		s, fake := m.Supervisor, m.fake
-		st.crash = func() { // cut off from rows and host, it can only stop
-			fake.Crash()
-			go s.Close()
+	onBoth(t, func(t *testing.T, rows store.Config) {
+		rounds := 15
+		if testing.Short() {
+			rounds = 5
 		}
-		begin := time.Now()
-		m.load(book, rnd)
-		loaded := time.Now()
-		m.down()
+		seed := uint64(time.Now().UnixNano())
+		if v, err := strconv.ParseUint(os.Getenv("SILICA_CRASH_SEED"), 10, 64); err == nil {
+			seed = v
+		}
+		t.Logf("SILICA_CRASH_SEED=%d", seed)
+		rnd := rand.New(rand.NewPCG(seed, 0))
 
-		m.fake = m.fake.Reopen()
-		m.openDB()
-		m.up()
-		m.check(book)
-		t.Logf("round %d: load %v, restart and check %v", round, loaded.Sub(begin), time.Since(loaded))
+		m := newMachineOn(t, Config{WarmPool: 2, InitTimeout: patience}, rows)
 		m.Close()
-		if t.Failed() {
-			return
+		book := &ledger{created: map[sandbox.ID]sandbox.Caller{}, destroyed: map[sandbox.ID]bool{}}
+		for round := range rounds {
+			st := &mortalStore{Store: m.db, after: rnd.IntN(2) == 0}
+			st.left.Store(int64(1 + rnd.IntN(60)))
+			m.fake.Set(slowly(rnd.Uint64()))
+			m.Supervisor = New(m.cfg, m.deps(st))
+			s, fake := m.Supervisor, m.fake
+			st.crash = func() { // cut off from rows and host, it can only stop
+				fake.Crash()
+				go s.Close()
+			}
+			begin := time.Now()
+			m.load(book, rnd)
+			loaded := time.Now()
+			m.down()
+
+			m.fake = m.fake.Reopen()
+			m.openDB()
+			m.up()
+			m.check(book)
+			t.Logf("round %d: load %v, restart and check %v", round, loaded.Sub(begin), time.Since(loaded))
+			m.Close()
+			if t.Failed() {
+				return
+			}
 		}
-	}
-	if len(book.created) == 0 || len(book.destroyed) == 0 {
-		t.Errorf("the load did nothing: %d created, %d destroyed", len(book.created), len(book.destroyed))
-	}
-	t.Logf("%d crashes, %d acknowledged creates, %d acknowledged destroys", rounds, len(book.created), len(book.destroyed))
+		if len(book.created) == 0 || len(book.destroyed) == 0 {
+			t.Errorf("the load did nothing: %d created, %d destroyed", len(book.created), len(book.destroyed))
+		}
+		t.Logf("%d crashes, %d acknowledged creates, %d acknowledged destroys", rounds, len(book.created), len(book.destroyed))
+	})
 }
 
 // slowly stretches the driver's calls, so that crashes find them half done.
@@ -231,47 +234,49 @@ func (m *machine) check(book *ledger) {
 // TestStorm has everything happen at once: creates, destroys (twice), deaths and
 // commands, by two tenants. The invariants hold all the same.
 func TestStorm(t *testing.T) {
-	m := newMachine(t, Config{WarmPool: 3, Starts: 4})
-	m.fake.Set(slowly(7))
-	ctx, cancel := context.WithTimeout(m.ctx, 1500*time.Millisecond)
-	defer cancel()
-	var wg sync.WaitGroup
-	for i := range 8 {
-		c := []sandbox.Caller{m.a, m.b}[i%2]
-		wg.Go(func() {
-			for n := 0; ctx.Err() == nil; n++ {
-				sb, err := m.Create(m.ctx, c, sandbox.CreateRequest{})
-				if err != nil {
-					t.Errorf("Create: %v", err)
-					return
+	onBoth(t, func(t *testing.T, rows store.Config) {
+		m := newMachineOn(t, Config{WarmPool: 3, Starts: 4}, rows)
+		m.fake.Set(slowly(7))
+		ctx, cancel := context.WithTimeout(m.ctx, 1500*time.Millisecond)
+		defer cancel()
+		var wg sync.WaitGroup
+		for i := range 8 {
+			c := []sandbox.Caller{m.a, m.b}[i%2]
+			wg.Go(func() {
+				for n := 0; ctx.Err() == nil; n++ {
+					sb, err := m.Create(m.ctx, c, sandbox.CreateRequest{})
+					if err != nil {
+						t.Errorf("Create: %v", err)
+						return
+					}
+					var ends sync.WaitGroup
+					if n%3 == 0 {
+						ends.Go(func() { _ = m.fake.Kill(sb.ID, driver.Exit{Reason: "crash"}) })
+					}
+					ends.Go(func() { _, _ = m.echo(c, sb.ID, "echo x") })
+					for range 2 {
+						ends.Go(func() {
+							if got, err := m.Destroy(m.ctx, c, string(sb.ID)); err != nil || got.State != sandbox.Destroyed {
+								t.Errorf("Destroy = %+v, %v", got, err)
+							}
+						})
+					}
+					ends.Wait()
 				}
-				var ends sync.WaitGroup
-				if n%3 == 0 {
-					ends.Go(func() { _ = m.fake.Kill(sb.ID, driver.Exit{Reason: "crash"}) })
+			})
+		}
+		wg.Go(func() { // the pool's members die, too
+			for ctx.Err() == nil {
+				if rows, err := m.db.Warm(m.ctx); err == nil && len(rows) > 0 {
+					_ = m.fake.Kill(rows[0].ID, driver.Exit{Reason: "crash"})
 				}
-				ends.Go(func() { _, _ = m.echo(c, sb.ID, "echo x") })
-				for range 2 {
-					ends.Go(func() {
-						if got, err := m.Destroy(m.ctx, c, string(sb.ID)); err != nil || got.State != sandbox.Destroyed {
-							t.Errorf("Destroy = %+v, %v", got, err)
-						}
-					})
-				}
-				ends.Wait()
+				pause(ctx, 10*time.Millisecond)
 			}
 		})
-	}
-	wg.Go(func() { // the pool's members die, too
-		for ctx.Err() == nil {
-			if rows, err := m.db.Warm(m.ctx); err == nil && len(rows) > 0 {
-				_ = m.fake.Kill(rows[0].ID, driver.Exit{Reason: "crash"})
-			}
-			pause(ctx, 10*time.Millisecond)
+		wg.Wait()
+		if _, _, err := m.Drain(m.ctx, 0); err != nil {
+			t.Fatal(err)
 		}
+		m.nothingOnHost()
 	})
-	wg.Wait()
-	if _, _, err := m.Drain(m.ctx, 0); err != nil {
-		t.Fatal(err)
-	}
-	m.nothingOnHost()
 }

@@ -14,6 +14,7 @@ import (
 	"silica.dev/silica/internal/event"
 	"silica.dev/silica/internal/runtime/runtimetest"
 	"silica.dev/silica/internal/store"
+	"silica.dev/silica/internal/store/pgtest"
 	"silica.dev/silica/sandbox"
 )
 
@@ -28,7 +29,7 @@ type machine struct {
 	*Supervisor
 	t      testing.TB
 	ctx    context.Context
-	path   string
+	rows   store.Config
 	db     *store.Store
 	log    *event.Log
 	fake   *runtimetest.Fake
@@ -42,21 +43,47 @@ type machine struct {
 // recovered from nothing.
 func newMachine(t testing.TB, cfg Config) *machine {
 	t.Helper()
-	m := bareMachine(t, cfg)
+	return newMachineOn(t, cfg, sqlite(t))
+}
+
+func newMachineOn(t testing.TB, cfg Config, rows store.Config) *machine {
+	t.Helper()
+	m := bareMachineOn(t, cfg, rows)
 	m.a, m.b = m.tenant("a"), m.tenant("b")
 	m.template("r1")
 	m.up()
 	return m
 }
 
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// onBoth runs a test with rows in SQLite and in PostgreSQL.
+func onBoth(t *testing.T, test func(t *testing.T, rows store.Config)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) { test(t, sqlite(t)) })
+	t.Run("postgres", func(t *testing.T) {
+		_, url := pgtest.New(t, "")
+		test(t, store.Config{URL: url, Node: "node_a"})
+	})
+}
+
+func sqlite(t testing.TB) store.Config {
+	return store.Config{Path: filepath.Join(t.TempDir(), "silica.db"), Node: "node_a"}
+}
+
 func bareMachine(t testing.TB, cfg Config) *machine {
+	t.Helper()
+	return bareMachineOn(t, cfg, sqlite(t))
+}
+
+func bareMachineOn(t testing.TB, cfg Config, rows store.Config) *machine {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
 	cfg.Template, cfg.Default = "base", size
 	if cfg.CreateWait == 0 {
 		cfg.CreateWait = patience
 	}
 	m := &machine{
-		t: t, ctx: ctx, cfg: cfg, path: filepath.Join(t.TempDir(), "silica.db"),
+		t: t, ctx: ctx, cfg: cfg, rows: rows,
 		fake: runtimetest.NewFake(), builds: &fakeBuilds{},
 	}
 	m.openDB()
@@ -72,7 +99,7 @@ func bareMachine(t testing.TB, cfg Config) *machine {
 
 func (m *machine) openDB() {
 	m.t.Helper()
-	db, err := store.Open(m.ctx, store.Config{Path: m.path})
+	db, err := store.Open(m.ctx, m.rows)
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"silica.dev/silica/internal/guest/guestpb"
 	driver "silica.dev/silica/internal/runtime"
 	"silica.dev/silica/internal/runtime/runtimetest"
+	"silica.dev/silica/internal/store"
 	"silica.dev/silica/sandbox"
 )
 
@@ -39,47 +40,49 @@ func (m *machine) echo(c sandbox.Caller, id sandbox.ID, script string) (string, 
 }
 
 func TestCreateRestoresAndRuns(t *testing.T) {
-	m := newMachine(t, Config{Nameservers: []string{"192.0.2.53"}, MaxProcesses: 99})
-	sb := m.create(m.a, sandbox.CreateRequest{Name: "n", Env: map[string]string{"BOTH": "caller"}})
-	if sb.State != sandbox.Running || !sb.Ready || sb.BootPath != sandbox.BootSnapshot || sb.Boot <= 0 || sb.StartedAt.IsZero() || sb.ReadyAt.IsZero() {
-		t.Fatalf("Create = %+v", sb)
-	}
-	if sb.Spec.Resources != size || sb.Timeout != 300*time.Second || sb.Spec.Template != "base" || sb.Spec.Revision != "r1" {
-		t.Errorf("defaults: %+v", sb)
-	}
-	if d := cmp.Diff(sb, m.get(m.a, sb.ID)); d != "" {
-		t.Errorf("Get differs from Create:\n%s", d)
-	}
-	if got, err := m.echo(m.a, sb.ID, "echo $FROM $BOTH; hostname"); err != nil || got != "template caller\n"+sb.Slug+"\n" {
-		t.Errorf("inside: %q, %v", got, err)
-	}
-	in := m.fake.Agent(sb.ID).Inits()[0]
-	if in.MaxProcesses != 99 || !slices.Equal(in.Nameservers, []string{"192.0.2.53"}) || len(in.Entropy) != 32 || time.Since(time.Unix(0, in.UnixNano)).Abs() > time.Minute {
-		t.Errorf("identity: %v", in)
-	}
-	if got := m.history(sb.ID); !slices.Equal(got, []string{"provisioning", "running"}) {
-		t.Errorf("events: %v", got)
-	}
+	onBoth(t, func(t *testing.T, rows store.Config) {
+		m := newMachineOn(t, Config{Nameservers: []string{"192.0.2.53"}, MaxProcesses: 99}, rows)
+		sb := m.create(m.a, sandbox.CreateRequest{Name: "n", Env: map[string]string{"BOTH": "caller"}})
+		if sb.State != sandbox.Running || !sb.Ready || sb.BootPath != sandbox.BootSnapshot || sb.Boot <= 0 || sb.StartedAt.IsZero() || sb.ReadyAt.IsZero() {
+			t.Fatalf("Create = %+v", sb)
+		}
+		if sb.Spec.Resources != size || sb.Timeout != 300*time.Second || sb.Spec.Template != "base" || sb.Spec.Revision != "r1" {
+			t.Errorf("defaults: %+v", sb)
+		}
+		if d := cmp.Diff(sb, m.get(m.a, sb.ID)); d != "" {
+			t.Errorf("Get differs from Create:\n%s", d)
+		}
+		if got, err := m.echo(m.a, sb.ID, "echo $FROM $BOTH; hostname"); err != nil || got != "template caller\n"+sb.Slug+"\n" {
+			t.Errorf("inside: %q, %v", got, err)
+		}
+		in := m.fake.Agent(sb.ID).Inits()[0]
+		if in.MaxProcesses != 99 || !slices.Equal(in.Nameservers, []string{"192.0.2.53"}) || len(in.Entropy) != 32 || time.Since(time.Unix(0, in.UnixNano)).Abs() > time.Minute {
+			t.Errorf("identity: %v", in)
+		}
+		if got := m.history(sb.ID); !slices.Equal(got, []string{"provisioning", "running"}) {
+			t.Errorf("events: %v", got)
+		}
 
-	gone, err := m.Destroy(m.ctx, m.a, string(sb.ID))
-	if err != nil || gone.State != sandbox.Destroyed || gone.Ready || gone.DestroyedAt.IsZero() {
-		t.Fatalf("Destroy = %+v, %v", gone, err)
-	}
-	if ids := m.onHost(); len(ids) != 0 {
-		t.Errorf("after Destroy the host holds %v", ids)
-	}
-	m.nothingOnHost()
-	again, err := m.Destroy(m.ctx, m.a, string(sb.ID))
-	again.Freed = gone.Freed // not a part of any answer
-	if d := cmp.Diff(gone, again); err != nil || d != "" {
-		t.Errorf("Destroy twice differs: %v\n%s", err, d)
-	}
-	if _, err := m.echo(m.a, sb.ID, "true"); code(err) != sandbox.CodeNotRunning {
-		t.Errorf("Guest of a destroyed one = %v", err)
-	}
-	if got := m.history(sb.ID); !slices.Equal(got, []string{"provisioning", "running", "destroyed"}) {
-		t.Errorf("events: %v", got)
-	}
+		gone, err := m.Destroy(m.ctx, m.a, string(sb.ID))
+		if err != nil || gone.State != sandbox.Destroyed || gone.Ready || gone.DestroyedAt.IsZero() {
+			t.Fatalf("Destroy = %+v, %v", gone, err)
+		}
+		if ids := m.onHost(); len(ids) != 0 {
+			t.Errorf("after Destroy the host holds %v", ids)
+		}
+		m.nothingOnHost()
+		again, err := m.Destroy(m.ctx, m.a, string(sb.ID))
+		again.Freed = gone.Freed // not a part of any answer
+		if d := cmp.Diff(gone, again); err != nil || d != "" {
+			t.Errorf("Destroy twice differs: %v\n%s", err, d)
+		}
+		if _, err := m.echo(m.a, sb.ID, "true"); code(err) != sandbox.CodeNotRunning {
+			t.Errorf("Guest of a destroyed one = %v", err)
+		}
+		if got := m.history(sb.ID); !slices.Equal(got, []string{"provisioning", "running", "destroyed"}) {
+			t.Errorf("events: %v", got)
+		}
+	})
 }
 
 func TestBadRequestsCreateNothing(t *testing.T) {
@@ -350,20 +353,22 @@ func TestNoticesBecomeEventsBounded(t *testing.T) {
 }
 
 func TestManyCreatesAtOnce(t *testing.T) {
-	m := newMachine(t, Config{Starts: 2, WarmPool: 2})
-	errs := make(chan error, 50)
-	for range cap(errs) {
-		go func() {
-			sb, err := m.Create(m.ctx, m.a, sandbox.CreateRequest{})
-			if err == nil && (sb.State != sandbox.Running || !sb.Ready) {
-				err = errors.New(string(sb.State))
-			}
-			errs <- err
-		}()
-	}
-	for range cap(errs) {
-		if err := <-errs; err != nil {
-			t.Error(err)
+	onBoth(t, func(t *testing.T, rows store.Config) {
+		m := newMachineOn(t, Config{Starts: 2, WarmPool: 2}, rows)
+		errs := make(chan error, 50)
+		for range cap(errs) {
+			go func() {
+				sb, err := m.Create(m.ctx, m.a, sandbox.CreateRequest{})
+				if err == nil && (sb.State != sandbox.Running || !sb.Ready) {
+					err = errors.New(string(sb.State))
+				}
+				errs <- err
+			}()
 		}
-	}
+		for range cap(errs) {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

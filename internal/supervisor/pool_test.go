@@ -10,6 +10,7 @@ import (
 
 	driver "silica.dev/silica/internal/runtime"
 	"silica.dev/silica/internal/runtime/runtimetest"
+	"silica.dev/silica/internal/store"
 	"silica.dev/silica/sandbox"
 )
 
@@ -135,28 +136,30 @@ func TestPoolFailureDoesNotStopIt(t *testing.T) {
 }
 
 func TestTwoTenantsNeverGetOneMember(t *testing.T) {
-	m := newMachine(t, Config{WarmPool: 3})
-	m.warm(3)
-	var mu sync.Mutex
-	owner := map[sandbox.ID]sandbox.TenantID{}
-	var wg sync.WaitGroup
-	for i := range 20 {
-		c := []sandbox.Caller{m.a, m.b}[i%2]
-		wg.Go(func() {
-			sb, err := m.Create(m.ctx, c, sandbox.CreateRequest{})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if owner[sb.ID] != "" || sb.Tenant != c.Tenant {
-				t.Errorf("%s went to %s and %s", sb.ID, owner[sb.ID], c.Tenant)
-			}
-			owner[sb.ID] = c.Tenant
-		})
-	}
-	wg.Wait()
+	onBoth(t, func(t *testing.T, rows store.Config) {
+		m := newMachineOn(t, Config{WarmPool: 3}, rows)
+		m.warm(3)
+		var mu sync.Mutex
+		owner := map[sandbox.ID]sandbox.TenantID{}
+		var wg sync.WaitGroup
+		for i := range 20 {
+			c := []sandbox.Caller{m.a, m.b}[i%2]
+			wg.Go(func() {
+				sb, err := m.Create(m.ctx, c, sandbox.CreateRequest{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if owner[sb.ID] != "" || sb.Tenant != c.Tenant {
+					t.Errorf("%s went to %s and %s", sb.ID, owner[sb.ID], c.Tenant)
+				}
+				owner[sb.ID] = c.Tenant
+			})
+		}
+		wg.Wait()
+	})
 }
 
 func TestDrain(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"silica.dev/silica/internal/event"
 	driver "silica.dev/silica/internal/runtime"
 	"silica.dev/silica/internal/runtime/runtimetest"
+	"silica.dev/silica/internal/store"
 	"silica.dev/silica/sandbox"
 )
 
@@ -56,35 +57,37 @@ func TestRebootLosesSandboxesWithAReason(t *testing.T) {
 }
 
 func TestWhatWasHalfDoneIsFinished(t *testing.T) {
-	m := newMachine(t, Config{CreateWait: time.Millisecond, DestroyWait: time.Millisecond})
-	gone := make(chan struct{})
-	hang := func() error { <-gone; return context.Canceled }
-	doomed := m.create(m.a, sandbox.CreateRequest{})
-	m.eventually("it runs", func() bool { return m.get(m.a, doomed.ID).State == sandbox.Running })
-	m.fake.Set(runtimetest.Knobs{
-		Start:   func(context.Context, driver.StartRequest) error { return hang() },
-		Destroy: func(context.Context, sandbox.ID) error { return hang() },
+	onBoth(t, func(t *testing.T, rows store.Config) {
+		m := newMachineOn(t, Config{CreateWait: time.Millisecond, DestroyWait: time.Millisecond}, rows)
+		gone := make(chan struct{})
+		hang := func() error { <-gone; return context.Canceled }
+		doomed := m.create(m.a, sandbox.CreateRequest{})
+		m.eventually("it runs", func() bool { return m.get(m.a, doomed.ID).State == sandbox.Running })
+		m.fake.Set(runtimetest.Knobs{
+			Start:   func(context.Context, driver.StartRequest) error { return hang() },
+			Destroy: func(context.Context, sandbox.ID) error { return hang() },
+		})
+		starting := m.create(m.a, sandbox.CreateRequest{})
+		m.eventually("the start is under way", func() bool { return slices.Contains(m.onHost(), starting.ID) })
+		if _, err := m.Destroy(m.ctx, m.a, string(doomed.ID)); err != nil {
+			t.Fatal(err)
+		}
+		stray := sandbox.NewID()
+		m.endLife(errClosing) // nobody hears of what the crash cuts short:
+		m.fake.Crash()        // a start half made, a destroy undone
+		close(gone)
+		m.down()
+		m.fake = m.fake.Reopen()
+		if err := m.fake.Start(m.ctx, startRequest(stray, "")); err != nil {
+			t.Fatal(err)
+		}
+		m.openDB()
+		m.up()
+		if got, err := m.Ready(m.ctx, m.a, string(starting.ID)); err != nil || got.State != sandbox.Running || !got.Ready {
+			t.Errorf("the start cut short: %+v, %v", got, err)
+		}
+		m.eventually("only it is on the host", func() bool { return slices.Equal(m.onHost(), []sandbox.ID{starting.ID}) })
 	})
-	starting := m.create(m.a, sandbox.CreateRequest{})
-	m.eventually("the start is under way", func() bool { return slices.Contains(m.onHost(), starting.ID) })
-	if _, err := m.Destroy(m.ctx, m.a, string(doomed.ID)); err != nil {
-		t.Fatal(err)
-	}
-	stray := sandbox.NewID()
-	m.endLife(errClosing) // nobody hears of what the crash cuts short:
-	m.fake.Crash()        // a start half made, a destroy undone
-	close(gone)
-	m.down()
-	m.fake = m.fake.Reopen()
-	if err := m.fake.Start(m.ctx, startRequest(stray, "")); err != nil {
-		t.Fatal(err)
-	}
-	m.openDB()
-	m.up()
-	if got, err := m.Ready(m.ctx, m.a, string(starting.ID)); err != nil || got.State != sandbox.Running || !got.Ready {
-		t.Errorf("the start cut short: %+v, %v", got, err)
-	}
-	m.eventually("only it is on the host", func() bool { return slices.Equal(m.onHost(), []sandbox.ID{starting.ID}) })
 }
 
 func TestExpiryWhileDown(t *testing.T) {

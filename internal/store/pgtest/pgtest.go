@@ -150,14 +150,18 @@ func (s *Server) Close() error {
 	return os.RemoveAll(s.dir)
 }
 
-// Database makes an empty database and returns its URL.
-func (s *Server) Database(ctx context.Context, name string) (string, error) {
+// Database makes a database, empty or a copy of the one that like names, which
+// nobody may be using. It returns its URL.
+func (s *Server) Database(ctx context.Context, name, like string) (string, error) {
 	db, err := sql.Open("pgx", s.url("postgres"))
 	if err != nil {
 		return "", err
 	}
 	defer db.Close()
-	if _, err := db.ExecContext(ctx, `create database "`+name+`"`); err != nil {
+	if like == "" {
+		like = "template0"
+	}
+	if _, err := db.ExecContext(ctx, `create database "`+name+`" template "`+like+`"`); err != nil {
 		return "", fmt.Errorf("make database %s: %w", name, err)
 	}
 	return s.url(name), nil
