@@ -318,11 +318,11 @@ func firstSize(ctx context.Context, to program, cols, rows string) error {
 	if err != nil {
 		return sandbox.Field("rows", "must be a number")
 	}
-	err = to.Resize(ctx, c, r)
-	if err != nil && absent(err) { // it has ended: there is still what it printed
-		return nil
+	if err := checkSize(int64(c), int64(r)); err != nil {
+		return err
 	}
-	return err
+	_ = to.Resize(ctx, c, r) // it may have ended: there is still what it printed
+	return nil
 }
 
 // note sends a text frame.

@@ -503,9 +503,14 @@ func (t *Table) Resize(ref Ref, size Size) error {
 	if !p.pty || p.past != nil {
 		return sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "the process has no terminal")
 	}
-	err = setSize(p.outs[0].f, size)
+	changed, err := setSize(p.outs[0].f, size)
 	if err != nil && p.isDone() { // and so closed
 		return errEnded(ref)
+	}
+	if changed {
+		// gVisor's terminals tell nobody, and do not say who is in the
+		// foreground; to the others, and a second time, the signal does no harm.
+		_ = t.signal(p, ref, unix.SIGWINCH, true) // it may have ended meanwhile
 	}
 	return err
 }

@@ -31,30 +31,33 @@ func openPTY(size Size) (master *os.File, slave int, err error) {
 	if err != nil {
 		return nil, -1, fmt.Errorf("open the terminal's other side: %w", err)
 	}
-	if err := setSize(master, size); err != nil {
+	if _, err := setSize(master, size); err != nil {
 		unix.Close(slave)
 		return nil, -1, err
 	}
 	return master, slave, nil
 }
 
-func setSize(master *os.File, size Size) error {
+// setSize changes the size and tells whether it was another.
+func setSize(master *os.File, size Size) (changed bool, err error) {
 	if size.Cols == 0 || size.Rows == 0 {
 		size = Size{Cols: 80, Rows: 24}
 	}
 	rc, err := master.SyscallConn()
 	if err != nil {
-		return err
+		return false, err
 	}
 	var ioctl error
 	err = rc.Control(func(fd uintptr) {
+		was, err := unix.IoctlGetWinsize(int(fd), unix.TIOCGWINSZ)
+		changed = err != nil || was.Col != size.Cols || was.Row != size.Rows
 		ioctl = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: size.Cols, Row: size.Rows})
 	})
 	if err == nil {
 		err = ioctl
 	}
 	if err != nil {
-		return fmt.Errorf("size of the terminal: %w", err)
+		return false, fmt.Errorf("size of the terminal: %w", err)
 	}
-	return nil
+	return changed, nil
 }
