@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"strings"
 	"time"
@@ -38,6 +39,11 @@ func parseExec(r *http.Request) (command string, req *guestpb.StartRequest, err 
 	if command == "" {
 		f.reject("command", "must not be empty")
 	}
+	return command, execRequest(f, r), f.err
+}
+
+// execRequest reads what every command has: time, folder and variables.
+func execRequest(f *fields, r *http.Request) *guestpb.StartRequest {
 	timeout, given := f.integer(0, 1<<40, "timeout", "timeout_sec")
 	switch {
 	case !given || timeout == 0:
@@ -47,12 +53,11 @@ func parseExec(r *http.Request) (command string, req *guestpb.StartRequest, err 
 	default:
 		timeout = min(timeout, maxExecTimeout) * 1000
 	}
-	req = &guestpb.StartRequest{
+	return &guestpb.StartRequest{
 		Cwd:       f.text(maxPath, "working_dir", "cwd", "dir"),
 		Env:       f.env("env"),
 		TimeoutMs: min(timeout, maxExecTimeout*1000),
 	}
-	return command, req, f.err
 }
 
 var (
@@ -91,9 +96,14 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request, c sandbox.Caller) 
 		return err
 	}
 	defer x.cancel()
+	return s.answerExec(w, x, c, runCommand(x.ctx, x.guest, x))
+}
+
+// answerExec runs an admitted command to its end and answers with its output.
+func (s *Server) answerExec(w http.ResponseWriter, x *execution, c sandbox.Caller, events iter.Seq2[*guestpb.ProcessEvent, error]) error {
 	out := newOutput(s.cfg.MaxOutput, s.execMemory, c.Tenant)
 	defer out.release()
-	exit, err := s.collect(x, out)
+	exit, err := s.collect(x, out, events)
 	if err == nil && exit.TimedOut {
 		err = errExecTime
 	}
@@ -108,11 +118,11 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request, c sandbox.Caller) 
 }
 
 // collect runs the command to its end and keeps its output.
-func (s *Server) collect(x *execution, out *output) (*guestpb.ProcessEvent_Exited, error) {
+func (s *Server) collect(x *execution, out *output, events iter.Seq2[*guestpb.ProcessEvent, error]) (*guestpb.ProcessEvent_Exited, error) {
 	shown := &live{publish: s.deps.Events.Publish, sandbox: x.sb, execID: x.id}
 	defer shown.close()
 	var brake brake
-	for ev, err := range runCommand(x.ctx, x.guest, x) {
+	for ev, err := range events {
 		if err != nil {
 			return nil, err
 		}

@@ -480,3 +480,35 @@ func TestExecSocketCloseReasons(t *testing.T) {
 		}
 	})
 }
+
+// "POST /computers/{id}/exec/python {code, timeout?}": by a file, whatever is in it.
+func TestExecPython(t *testing.T) {
+	w, _, base := serveWorld(t, Config{})
+	id := create(t, base, `{}`)
+	const code = "print('\"$x`')\n"
+	ran := ""
+	at := base + "/api/v1/computers/" + id + "/exec/python"
+	w.agent.any = func(p *process) bool {
+		if p.req.Args[0] != "python3" {
+			return false
+		}
+		w.agent.mu.Lock()
+		ran = string(w.agent.files[p.req.Args[len(p.req.Args)-1]])
+		w.agent.mu.Unlock()
+		_ = p.stderr("Traceback\n")
+		p.exit(&guestpb.ProcessEvent_Exited{ExitCode: 1})
+		return true
+	}
+	body, _ := json.Marshal(map[string]any{"code": code, "cwd": "/w", "env": map[string]string{"A": "1"}, "timeout": 5})
+	a := request(t, "POST", at, string(body))
+	if a.status != 200 || a.body["exit_code"] != 1.0 || a.body["success"] != false || a.body["stderr"] != "Traceback\n" || ran != code {
+		t.Errorf("%d %s; ran %q", a.status, a.raw, ran)
+	}
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
+	req := w.agent.started[0]
+	if req.Cwd != "/w" || req.Env["A"] != "1" || req.TimeoutMs != 5000 || len(w.agent.files) != 0 {
+		t.Errorf("started %v, left %v", req, w.agent.files)
+	}
+	request(t, "POST", at, `{}`).want(t, 422, "VALIDATION_ERROR")
+}

@@ -63,7 +63,7 @@ func TestAnotherTenantsIDIsNotFound(t *testing.T) {
 		}
 		body := bodies[rt.method+" "+rt.pattern]
 		if body == "" {
-			body = `{"command":"c","path":"/a","content":"","from":"/a","to":"/b","mode":"0755","uid":1,"pattern":"x","replacement":"y","signal":"TERM"}`
+			body = `{"command":"c","code":"c","path":"/a","content":"","from":"/a","to":"/b","mode":"0755","uid":1,"pattern":"x","replacement":"y","signal":"TERM"}`
 		}
 		foreign := request(t, rt.method, base+fill(rt.pattern, id)+"?path=/a&pattern=x", body, "Authorization", "Bearer "+keyB)
 		never := request(t, rt.method, base+fill(rt.pattern, string(sandbox.NewID()))+"?path=/a&pattern=x", body, "Authorization", "Bearer "+keyB)

@@ -140,6 +140,7 @@ func (s *Server) sandboxRoutes() []route {
 func (s *Server) execRoutes() []route {
 	return []route{
 		{"POST", sbx + "/exec", sandboxesWrite, counted, s.exec},
+		{"POST", sbx + "/exec/python", sandboxesWrite, counted, s.execPython},
 		{"POST", sbx + "/exec/stream", sandboxesWrite, counted | streamed, s.execStream},
 	}
 }
