@@ -60,6 +60,8 @@ const (
 	CodeWorkdirNotFound  = "WORKING_DIR_NOT_FOUND"
 	CodeRange            = "RANGE_NOT_SATISFIABLE"
 	CodeUpgradeRequired  = "UPGRADE_REQUIRED"
+	CodeInvalidPort      = "INVALID_PORT"
+	CodePortClosed       = "PORT_CLOSED"
 	CodeTokenExpired     = "STREAM_TOKEN_EXPIRED"
 	CodeTokenUsed        = "STREAM_TOKEN_USED"
 	CodeTokenMismatch    = "STREAM_TOKEN_MISMATCH"

@@ -42,6 +42,7 @@ type world struct {
 	createErr error
 	notReady  bool // new sandboxes stay provisioning
 	cuts      int  // how often the log broke
+	ports     map[uint16]string
 
 	callers    map[string]sandbox.Caller // by secret
 	tickets    map[string]string         // keys by ticket
@@ -253,6 +254,20 @@ func (w *world) Restart(ctx context.Context, c sandbox.Caller, id string) (sandb
 		w.move(string(sb.ID), sandbox.Paused)
 	}
 	return w.Start(ctx, c, id)
+}
+
+// Dial reaches the ports of the tests: an address each.
+func (w *world) Dial(ctx context.Context, c sandbox.Caller, id string, port uint16) (context.Context, net.Conn, error) {
+	ctx, _, _, err := w.Guest(ctx, c, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", w.ports[port])
+	if err != nil {
+		err = sandbox.E(sandbox.Conflict, sandbox.CodePortClosed, "nothing answers").Because(err)
+	}
+	return ctx, conn, err
 }
 
 // Drain destroys nothing: the rules are the supervisor's to test.

@@ -156,6 +156,9 @@ func (s *Server) socketRoutes() []route {
 		{"POST", sbx + "/pty/{session}/resize", sandboxesWrite, counted, s.resizeTerminal},
 		{"POST", sbx + "/exec/resize", sandboxesWrite, counted, s.resizeTerminal},
 
+		{"GET", sbx + "/tunnel/{port}", sandboxesWrite, counted | streamed | socketed, s.tunnel},
+		{"GET", sbx + "/ssh-tunnel", sandboxesWrite, counted | streamed | socketed, s.sshTunnel},
+
 		{"GET", sbx + "/exec/ws", sandboxesWrite, counted | streamed | socketed, s.execCloseCode},
 	}
 }

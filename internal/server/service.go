@@ -6,6 +6,7 @@ package server
 import (
 	"context"
 	"iter"
+	"net"
 	"time"
 
 	"silica.dev/silica/internal/event"
@@ -38,6 +39,9 @@ type Sandboxes interface {
 	// connection is the supervisor's: don't close it. ctx is cancelled with a
 	// classified cause when the sandbox ends.
 	Guest(ctx context.Context, c sandbox.Caller, id string) (context.Context, *guest.Client, sandbox.Sandbox, error)
+	// Dial admits a connection to a TCP port of a running sandbox; CodePortClosed
+	// when nothing listens there. The context is as Guest's.
+	Dial(ctx context.Context, c sandbox.Caller, id string, port uint16) (context.Context, net.Conn, error)
 	// Ready blocks until the sandbox is ready or can't be any more, or ctx ends.
 	Ready(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
 	// Drain takes no new sandboxes from now on and destroys all there are, or

@@ -72,7 +72,7 @@ func decodeControl(p []byte) (in Input, ok bool) {
 	switch m.Type {
 	case "stdin":
 		return Input{Kind: Data, Data: []byte(m.Data)}, true
-	case "stdin_close":
+	case "stdin_close", "eof":
 		return Input{Kind: End}, true
 	case "resize":
 		return Input{Kind: Resize, Cols: number(m.Cols), Rows: number(m.Rows)}, true
