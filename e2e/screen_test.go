@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 	"github.com/creack/pty"
@@ -19,9 +20,27 @@ import (
 // screen is a terminal emulator fed by a program.
 type screen struct {
 	vt    vt10x.Terminal
+	held  []byte
 	keys  func(string)
 	size  func(cols, rows int)
 	ended chan struct{}
+}
+
+// feed shows p. The emulator drops characters that are cut in two, so their
+// beginning waits.
+func (s *screen) feed(p []byte) {
+	p = append(s.held, p...)
+	n := len(p)
+	for i := 1; i <= min(n, utf8.UTFMax-1); i++ {
+		if utf8.RuneStart(p[len(p)-i]) {
+			if !utf8.FullRune(p[len(p)-i:]) {
+				n = len(p) - i
+			}
+			break
+		}
+	}
+	_, _ = s.vt.Write(p[:n])
+	s.held = append([]byte(nil), p[n:]...)
 }
 
 // rows is what somebody would see.
@@ -63,7 +82,7 @@ func inSandbox(t *testing.T, c *Client, id, command string, cols, rows int) *scr
 			if err != nil {
 				return
 			}
-			_, _ = s.vt.Write(p)
+			s.feed(p)
 		}
 	}()
 	return s
@@ -87,7 +106,14 @@ func outside(t *testing.T, command string, cols, rows int) *screen {
 	s.vt = vt10x.New(vt10x.WithSize(cols, rows), vt10x.WithWriter(writer(s.keys)))
 	go func() {
 		defer close(s.ended)
-		_, _ = io.Copy(s.vt, f)
+		buf := make([]byte, 4096)
+		for {
+			n, err := f.Read(buf)
+			s.feed(buf[:n])
+			if err != nil {
+				return
+			}
+		}
 	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
