@@ -91,7 +91,7 @@ func TestBackupUnderLoadAndRestore(t *testing.T) {
 	if a.str("boot_path") == "cold" {
 		t.Errorf("the restored template boots cold: %s", a)
 	}
-	if out := again.sh(t, a.str("id"), "echo restored"); out != "restored\n" {
+	if out := again.sh(t, a.str("id"), "echo restored"); out != "restored" {
 		t.Errorf("exec: %q", out)
 	}
 	again.clear(t)

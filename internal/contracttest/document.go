@@ -434,3 +434,10 @@ func typesOf(s object) []string {
 	}
 	return nil
 }
+
+// Streams tells whether the operation answers with server-sent events.
+func (d *Document) Streams(op *Operation) bool {
+	node, _, err := d.answerOf(op, 200)
+	content, _ := node["content"].(object)
+	return err == nil && content["text/event-stream"] != nil
+}

@@ -204,7 +204,8 @@ func (f *fuzzer) base(op *Operation, m *maker, subject map[string]string) attemp
 	query := url.Values{}
 	for _, p := range f.parameters(op, "query") {
 		if p["required"] == true || m.rand.IntN(3) == 0 {
-			query.Set(p["name"].(string), plain(m.value(p["schema"], p["name"].(string), 0)))
+			v := []rune(plain(m.value(p["schema"], p["name"].(string), 0)))
+			query.Set(p["name"].(string), string(v[:min(len(v), 500)])) // together they must fit into a request line
 		}
 	}
 	if len(query) > 0 {
