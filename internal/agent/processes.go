@@ -33,7 +33,7 @@ func (s service) Spawn(_ context.Context, r *connect.Request[guestpb.SpawnReques
 
 func (s service) Attach(ctx context.Context, r *connect.Request[guestpb.AttachRequest], st *connect.ServerStream[guestpb.AttachEvent]) error {
 	m := r.Msg
-	replay := proc.Replay{Offset: m.Offset, Lines: int(min(m.TailLines, maxTail)), Live: m.Live, Once: m.Once}
+	replay := proc.Replay{Offset: m.Offset, Lines: int(min(m.TailLines, maxTail)), Live: m.Live, Once: m.Once, Quiet: m.ExitOnly}
 	o := &observer{st: st}
 	if found, err := s.a.services.Attach(ctx, m.Id, replay, o); found {
 		return wireError(err)

@@ -95,6 +95,9 @@ func TestSpawnedIsReplayedAndFollowed(t *testing.T) {
 			t.Errorf("followed: %q %v", r.out, r.exit)
 		}
 	}
+	if r := a.attach(t, &guestpb.AttachRequest{Id: p.Id, ExitOnly: true}, nil); r.out != "" || r.exit.GetExitCode() != 3 {
+		t.Errorf("its exit only: %q %v", r.out, r.exit)
+	}
 	r := a.attach(t, &guestpb.AttachRequest{Id: p.Id}, nil)
 	if r.byStream[guestpb.ProcessEvent_STDOUT] != "one\ngot it\n" || r.byStream[guestpb.ProcessEvent_STDERR] != "two\n" || r.exit.GetExitCode() != 3 {
 		t.Errorf("replayed: %v %v", r.byStream, r.exit)

@@ -216,7 +216,7 @@ func (s *Server) awaitExit(ctx context.Context, g *guest.Client, id uint64, limi
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	defer context.AfterFunc(s.closing, cancel)()
-	for ev, err := range g.Attach(ctx, &guestpb.AttachRequest{Id: id, Live: true}) {
+	for ev, err := range g.Attach(ctx, &guestpb.AttachRequest{Id: id, Live: true, ExitOnly: true}) {
 		if err != nil || ev.GetExited() != nil {
 			return
 		}

@@ -47,7 +47,8 @@ type Process struct {
 	done  chan struct{}
 	ws    unix.WaitStatus // this and ended are valid once done is closed
 	ended time.Time
-	past  *Exit // of one that another agent ran
+	told  chan struct{} // closed when all it wrote is in its journal
+	past  *Exit         // of one that another agent ran
 
 	timer       atomic.Pointer[time.Timer] // of its timeout
 	timedOut    atomic.Bool

@@ -49,7 +49,7 @@ type last struct {
 // listens; its output is kept. A command that can't be run is an error.
 func (t *Table) Spawn(spec Spec, label Label) (Info, error) {
 	p := newProcess(spec)
-	p.label = label
+	p.label, p.told = label, make(chan struct{})
 	p.journal = t.cfg.Journals.Create()
 	p.id = p.journal.ID
 	if err := t.spawn(p, spec); err != nil {
@@ -63,6 +63,7 @@ func (t *Table) Spawn(spec Spec, label Label) (Info, error) {
 	t.wg.Go(func() {
 		_ = t.follow(context.Background(), p, spec, keeper{p.journal}) // a keeper never fails
 		p.journal.Close(mustJSON(last{p.exit(), p.ended}))
+		close(p.told)
 		t.retire(p.id)
 	})
 	return p.info(), nil
@@ -170,9 +171,10 @@ func (t *Table) Remember(loaded []journal.Loaded) (others []journal.Loaded) {
 		}
 		p := &Process{
 			PID: h.PID, args: h.Args, dir: h.Dir, started: h.Started, pty: h.PTY, id: l.ID, label: h.Label, journal: l.Journal,
-			done: make(chan struct{}), ended: end.Ended, past: &end.Exit,
+			done: make(chan struct{}), told: make(chan struct{}), ended: end.Ended, past: &end.Exit,
 		}
 		close(p.done)
+		close(p.told)
 		t.mu.Lock()
 		t.spawned.byID[p.id] = p
 		t.mu.Unlock()
@@ -252,6 +254,7 @@ type Replay struct {
 	Lines  int  // if not 0, begin so many lines before the end
 	Live   bool // begin at the end
 	Once   bool // end with what is there
+	Quiet  bool // only the exit is wanted
 }
 
 // Observer receives what Attach tells: Attached first, Exited last.
@@ -271,6 +274,14 @@ func (t *Table) Attach(ctx context.Context, id uint64, r Replay, o Observer) err
 	from := r.Start(p.journal)
 	if err := o.Attached(p.info(), from); err != nil {
 		return err
+	}
+	if r.Quiet {
+		select {
+		case <-p.told:
+			return o.Exited(p.exit())
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	ended, err := p.journal.Read(ctx, from, r.Once, o)
 	if err != nil || !ended {

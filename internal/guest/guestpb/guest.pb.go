@@ -1208,6 +1208,7 @@ type AttachRequest struct {
 	Live      bool   `protobuf:"varint,4,opt,name=live,proto3" json:"live,omitempty"` // begin with what comes from now on instead
 	// End after what is there now, with Exited only if the process has ended.
 	Once          bool `protobuf:"varint,5,opt,name=once,proto3" json:"once,omitempty"`
+	ExitOnly      bool `protobuf:"varint,6,opt,name=exit_only,json=exitOnly,proto3" json:"exit_only,omitempty"` // no output at all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1273,6 +1274,13 @@ func (x *AttachRequest) GetLive() bool {
 func (x *AttachRequest) GetOnce() bool {
 	if x != nil {
 		return x.Once
+	}
+	return false
+}
+
+func (x *AttachRequest) GetExitOnly() bool {
+	if x != nil {
+		return x.ExitOnly
 	}
 	return false
 }
@@ -4384,14 +4392,15 @@ const file_guest_proto_rawDesc = "" +
 	"\x04exit\x18\v \x01(\v2$.silica.guest.v1.ProcessEvent.ExitedR\x04exit\x12\x14\n" +
 	"\x05first\x18\f \x01(\x04R\x05first\x12\x10\n" +
 	"\x03end\x18\r \x01(\x04R\x03end\x12\x1a\n" +
-	"\bterminal\x18\x0e \x01(\bR\bterminal\"~\n" +
+	"\bterminal\x18\x0e \x01(\bR\bterminal\"\x9b\x01\n" +
 	"\rAttachRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x1d\n" +
 	"\n" +
 	"tail_lines\x18\x03 \x01(\rR\ttailLines\x12\x12\n" +
 	"\x04live\x18\x04 \x01(\bR\x04live\x12\x12\n" +
-	"\x04once\x18\x05 \x01(\bR\x04once\"\xee\x04\n" +
+	"\x04once\x18\x05 \x01(\bR\x04once\x12\x1b\n" +
+	"\texit_only\x18\x06 \x01(\bR\bexitOnly\"\xee\x04\n" +
 	"\vAttachEvent\x12C\n" +
 	"\battached\x18\x01 \x01(\v2%.silica.guest.v1.AttachEvent.AttachedH\x00R\battached\x12=\n" +
 	"\x06output\x18\x02 \x01(\v2#.silica.guest.v1.AttachEvent.OutputH\x00R\x06output\x124\n" +
