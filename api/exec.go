@@ -10,6 +10,14 @@ type ExecRequest struct {
 	Env        map[string]string `json:"env,omitempty"`
 }
 
+// ExecPythonRequest is the body of POST /sandboxes/{id}/exec/python.
+type ExecPythonRequest struct {
+	Code       string            `json:"code"`
+	TimeoutSec int64             `json:"timeout,omitempty"`
+	WorkingDir string            `json:"working_dir,omitempty"`
+	Env        map[string]string `json:"env,omitempty"`
+}
+
 // ExecResult is the answer of POST /sandboxes/{id}/exec. In the texts, bytes
 // that are not UTF-8 are U+FFFD; the exact ones are then in the Base64 fields.
 type ExecResult struct {

@@ -25,6 +25,13 @@ type FileList struct {
 	Entries   []FileEntry `json:"entries"`
 }
 
+// UploadFile is the body of POST /sandboxes/{id}/files for small files; Content
+// travels as base64.
+type UploadFile struct {
+	Path    string `json:"path"`
+	Content []byte `json:"content"`
+}
+
 // FileWritten is the answer to an upload.
 type FileWritten struct {
 	SandboxID string `json:"sandbox_id"`

@@ -15,6 +15,9 @@ const (
 	PathTenants   = "/tenants"
 	PathKeys      = "/api-keys"
 
+	PathScopedTokens = "/tokens/scoped"
+	PathTickets      = "/auth/sse-ticket"
+
 	PathHealth  = "/healthz"
 	PathReady   = "/readyz"
 	PathOpenAPI = "/openapi.json"

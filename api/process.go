@@ -50,6 +50,14 @@ const (
 	ProcessError = "error" // the stream ends, the process may go on
 )
 
+// ProcessEvent is one event of GET …/processes/{pid}/stream: output and the
+// exit, as of a command, and besides them ProcessGap and ProcessError.
+type ProcessEvent struct {
+	ExecEvent
+	ID        string `json:"-"` // for Last-Event-ID
+	LostBytes uint64 `json:"lost_bytes,omitempty"`
+}
+
 // ProcessInput is the body of POST …/processes/{pid}/stdin.
 type ProcessInput struct {
 	Data       string `json:"data,omitempty"`

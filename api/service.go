@@ -43,8 +43,11 @@ type ServiceDeleted struct {
 
 // ServiceLog is one event of the stream of a service's logs.
 type ServiceLog struct {
+	ID        string    `json:"-"`    // for Last-Event-ID
 	Type      string    `json:"type"` // log, gap or error
 	Timestamp time.Time `json:"timestamp"`
 	Stream    string    `json:"stream,omitempty"` // stdout, stderr, or system for the supervisor's remarks
 	Message   string    `json:"message,omitempty"`
+	LostBytes uint64    `json:"lost_bytes,omitempty"` // of a gap
+	Code      string    `json:"code,omitempty"`       // of an error
 }

@@ -2,95 +2,51 @@ package client
 
 import (
 	"context"
-	"net/http"
 	"net/url"
 
 	"silica.dev/silica/api"
 )
 
+func tenantPath(id string) string { return api.PathTenants + "/" + url.PathEscape(id) }
+
 // CreateTenant makes a tenant. Needs an admin key, as do Tenants and DeleteTenant.
 func (c *Client) CreateTenant(ctx context.Context, req api.CreateTenant) (*api.Tenant, error) {
-	var t api.Tenant
-	err := c.do(ctx, call{method: http.MethodPost, path: api.Base + api.PathTenants, body: req}, &t)
-	if err != nil {
-		return nil, err
-	}
-	return &t, nil
+	return fetch[api.Tenant](ctx, c, post(api.PathTenants, req))
 }
 
 // Tenants lists all tenants.
 func (c *Client) Tenants(ctx context.Context) ([]api.Tenant, error) {
-	var l api.List[api.Tenant]
-	if err := c.do(ctx, get(api.PathTenants), &l); err != nil {
-		return nil, err
-	}
-	return l.Data, nil
+	return rows[api.Tenant](ctx, c, get(api.PathTenants))
 }
 
 // DeleteTenant removes a tenant that has no live sandbox.
 func (c *Client) DeleteTenant(ctx context.Context, id string) error {
-	return c.do(ctx, call{method: http.MethodDelete, path: api.Base + api.PathTenants + "/" + url.PathEscape(id)}, nil)
+	return c.do(ctx, del(tenantPath(id)), nil)
 }
 
 // CreateKey makes an API key; Key.Token in the answer is its secret, told once.
 func (c *Client) CreateKey(ctx context.Context, req api.CreateKey) (*api.Key, error) {
-	var k api.Key
-	err := c.do(ctx, call{method: http.MethodPost, path: api.Base + api.PathKeys, body: req}, &k)
-	if err != nil {
-		return nil, err
-	}
-	return &k, nil
+	return fetch[api.Key](ctx, c, post(api.PathKeys, req))
 }
 
 // Keys lists a tenant's API keys; an empty tenant is the caller's own.
 func (c *Client) Keys(ctx context.Context, tenant string) ([]api.Key, error) {
-	var l api.List[api.Key]
-	cl := get(api.PathKeys)
-	cl.query = ofTenant(tenant)
-	if err := c.do(ctx, cl, &l); err != nil {
-		return nil, err
-	}
-	return l.Data, nil
+	return rows[api.Key](ctx, c, get(api.PathKeys).with("tenant_id", tenant))
 }
 
 // DeleteKey revokes an API key of a tenant; an empty tenant is the caller's own.
 func (c *Client) DeleteKey(ctx context.Context, tenant, id string) error {
-	return c.do(ctx, call{
-		method: http.MethodDelete, path: api.Base + api.PathKeys + "/" + url.PathEscape(id), query: ofTenant(tenant),
-	}, nil)
+	return c.do(ctx, del(api.PathKeys+"/"+url.PathEscape(id)).with("tenant_id", tenant), nil)
 }
 
-func ofTenant(tenant string) url.Values {
-	if tenant == "" {
-		return nil
-	}
-	return url.Values{"tenant_id": {tenant}}
+// CreateScopedToken derives a key that may less than the caller's, for a while.
+// It ends with the caller's.
+func (c *Client) CreateScopedToken(ctx context.Context, req api.CreateScopedToken) (*api.Key, error) {
+	return fetch[api.Key](ctx, c, post(api.PathScopedTokens, req))
 }
 
-// Templates lists the catalogue and names the default.
-func (c *Client) Templates(ctx context.Context) (*api.TemplateList, error) {
-	var l api.TemplateList
-	if err := c.do(ctx, get(api.PathTemplates), &l); err != nil {
-		return nil, err
-	}
-	return &l, nil
-}
-
-// Template returns one template by id or slug.
-func (c *Client) Template(ctx context.Context, id string) (*api.Template, error) {
-	var t api.Template
-	if err := c.do(ctx, get(api.PathTemplates+"/"+url.PathEscape(id)), &t); err != nil {
-		return nil, err
-	}
-	return &t, nil
-}
-
-// Health tells whether the server is alive.
-func (c *Client) Health(ctx context.Context) error {
-	return c.do(ctx, call{method: http.MethodGet, path: api.PathHealth}, nil)
-}
-
-// Ready tells whether the server takes work; the *Error says what it waits for.
-func (c *Client) Ready(ctx context.Context) error {
-	return c.do(ctx, call{method: http.MethodGet, path: api.PathReady}, nil)
+// CreateTicket makes what opens one stream as ?ticket=, for those who can't send
+// a key.
+func (c *Client) CreateTicket(ctx context.Context) (*api.Ticket, error) {
+	return fetch[api.Ticket](ctx, c, post(api.PathTickets, nil))
 }

@@ -67,20 +67,6 @@ func New(baseURL, key string, opts ...Option) (*Client, error) {
 // Close drops idle connections. The client may be used on.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// call is one request of any endpoint.
-type call struct {
-	method string
-	path   string // below the server's root
-	query  url.Values
-	header http.Header
-	body   any       // sent as JSON when not nil
-	stream io.Reader // sent as it is instead of body; never repeated
-	size   int64     // of stream; -1 when unknown
-
-	// repeat says that doing it twice is the same as doing it once.
-	repeat bool
-}
-
 // do makes one call and decodes its JSON answer into out, unless out is nil.
 func (c *Client) do(ctx context.Context, cl call, out any) error {
 	res, err := c.open(ctx, cl)
@@ -88,7 +74,7 @@ func (c *Client) do(ctx context.Context, cl call, out any) error {
 		return err
 	}
 	defer res.Body.Close()
-	if out == nil {
+	if out == nil || res.StatusCode == http.StatusNoContent {
 		_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, 1<<20))
 		return nil
 	}
@@ -108,16 +94,30 @@ func (c *Client) open(ctx context.Context, cl call) (*http.Response, error) {
 			return nil, fmt.Errorf("%s %s: %w", cl.method, cl.path, err)
 		}
 	}
+	var res *http.Response
+	err := c.persist(ctx, cl, func(attempt int) (err error) {
+		res, err = c.once(ctx, cl, body)
+		if attempt > 0 && cl.method == http.MethodDelete && IsNotFound(err) {
+			// The attempt before, whose answer was lost, has done it.
+			res, err = &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody}, nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// persist tries until it works or may not be tried again.
+func (c *Client) persist(ctx context.Context, cl call, try func(attempt int) error) error {
 	for attempt := 0; ; attempt++ {
-		res, err := c.once(ctx, cl, body)
-		if err == nil {
-			return res, nil
+		err := try(attempt)
+		if err == nil || attempt >= c.retries || ctx.Err() != nil || !mayRepeat(cl, err) {
+			return err
 		}
-		if attempt >= c.retries || ctx.Err() != nil || !mayRepeat(cl, err) {
-			return nil, err
-		}
-		if werr := wait(ctx, backoff(attempt, err)); werr != nil {
-			return nil, err
+		if wait(ctx, backoff(attempt, err)) != nil {
+			return err
 		}
 	}
 }
@@ -141,14 +141,11 @@ func (c *Client) once(ctx context.Context, cl call, body []byte) (*http.Response
 	if cl.stream != nil {
 		req.ContentLength = cl.size
 	}
+	req.Header = c.identity()
 	req.Header.Set("Accept", "application/json")
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if c.key != "" {
-		req.Header.Set("Authorization", "Bearer "+c.key)
-	}
-	req.Header.Set("User-Agent", c.userAgent)
 	for name, values := range cl.header {
 		req.Header[name] = values
 	}
@@ -161,6 +158,15 @@ func (c *Client) once(ctx context.Context, cl call, body []byte) (*http.Response
 	}
 	defer res.Body.Close()
 	return nil, readError(res)
+}
+
+// identity is what every request says of the caller.
+func (c *Client) identity() http.Header {
+	h := http.Header{"User-Agent": {c.userAgent}}
+	if c.key != "" {
+		h.Set("Authorization", "Bearer "+c.key)
+	}
+	return h
 }
 
 // withoutURL takes the method and URL off, which the caller adds in short.

@@ -2,11 +2,7 @@ package client
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"iter"
-	"net/http"
 
 	"silica.dev/silica/api"
 )
@@ -19,60 +15,24 @@ import (
 func (c *Client) Events(ctx context.Context, id, after string) iter.Seq2[api.Event, error] {
 	return func(yield func(api.Event, error) bool) {
 		state := "" // last yielded
-		for attempt := 0; ; attempt++ {
-			cl := get(api.SandboxPath(id, "events"))
-			if after != "" {
-				cl.header = http.Header{api.HeaderLastEventID: {after}}
+		ended := func() bool { return over(state) || c.isOver(ctx, id) }
+		seq := c.resume(ctx, get(api.SandboxPath(id, "events")), after, ended)
+		decode(seq, func(raw serverEvent, ev *api.Event) (fate, error) {
+			ev.ID = raw.id
+			if ev.Type == api.EventStateChanged {
+				if ev.PreviousState == nil && ev.State == state {
+					return skip, nil // the greeting of a second connection
+				}
+				state = ev.State
 			}
-			broken, silent := errStreamEnded, true
-			for raw, err := range c.events(ctx, cl) {
-				if err != nil {
-					broken = err
-					break
-				}
-				attempt, silent = 0, false
-				var ev api.Event
-				if err := json.Unmarshal(raw.data, &ev); err != nil {
-					yield(api.Event{}, fmt.Errorf("event stream: %w", err))
-					return
-				}
-				if ev.Type == api.EventClosing {
-					continue
-				}
-				ev.ID = raw.id
-				if raw.id != "" {
-					after = raw.id
-				}
-				if ev.Type == api.EventStateChanged {
-					if ev.PreviousState == nil && ev.State == state {
-						continue // the greeting of a second connection
-					}
-					state = ev.State
-				}
-				if !yield(ev, nil) {
-					return
-				}
-			}
-			var refused *Error
-			switch {
-			case ctx.Err() != nil:
-				yield(api.Event{}, context.Cause(ctx))
-				return
-			case errors.As(broken, &refused) && refused.Status < 500 && refused.Status != http.StatusTooManyRequests:
-				yield(api.Event{}, broken)
-				return
-			case state == api.StateDestroyed || state == api.StateError:
-				return
-			case silent && errors.Is(broken, errStreamEnded):
-				// Nothing has happened since after: maybe because that was the end.
-				if sb, err := c.Get(ctx, id); err == nil && (sb.State == api.StateDestroyed || sb.State == api.StateError) {
-					return
-				}
-			}
-			if err := wait(ctx, backoff(attempt, broken)); err != nil {
-				yield(api.Event{}, err)
-				return
-			}
-		}
+			return keep, nil
+		})(yield)
 	}
+}
+
+// isOver tells whether a sandbox has ended, as far as that can be known: a
+// stream that ends in silence may have come to its end, or have broken.
+func (c *Client) isOver(ctx context.Context, id string) bool {
+	sb, err := c.Get(ctx, id)
+	return err == nil && over(sb.State)
 }

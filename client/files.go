@@ -8,8 +8,8 @@ import (
 	"io"
 	"mime/multipart"
 	"net/http"
-	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"silica.dev/silica/api"
@@ -31,16 +31,9 @@ func (c *Client) Upload(ctx context.Context, id, path string, r io.Reader) (*api
 		size = int64(head.Len()) + n + int64(len(tail))
 		r = io.LimitReader(r, n) // a file that grows meanwhile keeps its promise
 	}
-	var w api.FileWritten
-	err := c.do(ctx, call{
-		method: http.MethodPost, path: api.Base + api.SandboxPath(id, "files"),
-		header: http.Header{"Content-Type": {m.FormDataContentType()}},
-		stream: io.MultiReader(&head, r, bytes.NewReader([]byte(tail))), size: size,
-	}, &w)
-	if err != nil {
-		return nil, err
-	}
-	return &w, nil
+	cl := post(api.SandboxPath(id, "files"), nil).headed("Content-Type", m.FormDataContentType())
+	cl.stream, cl.size = io.MultiReader(&head, r, strings.NewReader(tail)), size
+	return fetch[api.FileWritten](ctx, c, cl)
 }
 
 // length tells how many bytes r will give, where that can be known.
@@ -57,6 +50,13 @@ func length(r io.Reader) (int64, bool) {
 		return max(fi.Size()-at, 0), err == nil
 	}
 	return 0, false
+}
+
+// WriteFile writes p to path inside a sandbox as Upload does, and is repeated
+// when the connection breaks.
+func (c *Client) WriteFile(ctx context.Context, id, path string, p []byte) (*api.FileWritten, error) {
+	body := api.UploadFile{Path: path, Content: p}
+	return fetch[api.FileWritten](ctx, c, post(api.SandboxPath(id, "files"), body).again())
 }
 
 // File is the content of a file being read. Close it.
@@ -82,11 +82,15 @@ func (c *Client) DownloadRange(ctx context.Context, id, path string, offset, len
 }
 
 func (c *Client) download(ctx context.Context, id, path, rng string) (*File, error) {
-	cl := get(api.SandboxPath(id, "files", "download"))
-	cl.query = url.Values{"path": {path}}
+	cl := get(api.SandboxPath(id, "files", "download")).with("path", path)
 	if rng != "" {
-		cl.header = http.Header{"Range": {rng}}
+		cl = cl.headed("Range", rng)
 	}
+	return c.openFile(ctx, cl)
+}
+
+// openFile makes a call whose answer is bytes.
+func (c *Client) openFile(ctx context.Context, cl call) (*File, error) {
 	res, err := c.open(ctx, cl)
 	if err != nil {
 		return nil, err
@@ -96,26 +100,22 @@ func (c *Client) download(ctx context.Context, id, path, rng string) (*File, err
 	return f, nil
 }
 
-// ListFiles lists a folder.
-func (c *Client) ListFiles(ctx context.Context, id, path string) ([]api.FileEntry, error) {
-	var l api.FileList
-	cl := get(api.SandboxPath(id, "files"))
-	cl.query = url.Values{"path": {path}}
-	if err := c.do(ctx, cl, &l); err != nil {
-		return nil, err
-	}
-	return l.Entries, nil
-}
+// maxRead bounds what ReadFile takes; it is what the server lets be written.
+const maxRead = 100 << 20
 
-// Stat describes a file or folder; of a symlink, the link itself.
-func (c *Client) Stat(ctx context.Context, id, path string) (*api.FileEntry, error) {
-	var e api.FileEntry
-	err := c.do(ctx, call{
-		method: http.MethodPost, path: api.Base + api.SandboxPath(id, "files", "stat"),
-		body: api.FilePathRequest{Path: path}, repeat: true,
-	}, &e)
+// ReadFile returns the content of a file of at most 100 MiB.
+func (c *Client) ReadFile(ctx context.Context, id, path string) ([]byte, error) {
+	f, err := c.Download(ctx, id, path)
 	if err != nil {
 		return nil, err
 	}
-	return &e, nil
+	defer f.Close()
+	p, err := io.ReadAll(io.LimitReader(f, maxRead+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	case len(p) > maxRead:
+		return nil, fmt.Errorf("read %s: it is larger than %d bytes; use Download", path, maxRead)
+	}
+	return p, nil
 }

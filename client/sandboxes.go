@@ -3,9 +3,10 @@ package client
 import (
 	"context"
 	"crypto/rand"
-	"errors"
+	"iter"
 	"net/http"
-	"time"
+	"net/url"
+	"strconv"
 
 	"silica.dev/silica/api"
 )
@@ -13,104 +14,108 @@ import (
 // Create makes a sandbox. It may not be ready yet: see WaitUntilReady. Without
 // an IdempotencyKey a fresh one is used, so a lost answer costs no second sandbox.
 func (c *Client) Create(ctx context.Context, req api.CreateSandbox) (*api.Sandbox, error) {
-	key := req.IdempotencyKey
+	cl := post(api.PathSandboxes, req).again().headed(api.HeaderIdempotencyKey, keyOr(req.IdempotencyKey))
+	return fetch[api.Sandbox](ctx, c, cl)
+}
+
+// keyOr is an idempotency key: the caller's, or a fresh one.
+func keyOr(key string) string {
 	if key == "" {
-		key = rand.Text()
+		return rand.Text()
 	}
-	var sb api.Sandbox
-	err := c.do(ctx, call{
-		method: http.MethodPost, path: api.Base + api.PathSandboxes, body: req, repeat: true,
-		header: http.Header{api.HeaderIdempotencyKey: {key}},
-	}, &sb)
-	if err != nil {
-		return nil, err
-	}
-	return &sb, nil
+	return key
 }
 
 // Get returns one sandbox by id, slug or name.
 func (c *Client) Get(ctx context.Context, id string) (*api.Sandbox, error) {
-	var sb api.Sandbox
-	if err := c.do(ctx, get(api.SandboxPath(id)), &sb); err != nil {
-		return nil, err
-	}
-	return &sb, nil
+	return fetch[api.Sandbox](ctx, c, get(api.SandboxPath(id)))
 }
 
-// List returns the tenant's sandboxes that f selects, newest first.
+// GetByName returns one sandbox by the name it was given, be it one that could
+// also be an id or a slug.
+func (c *Client) GetByName(ctx context.Context, name string) (*api.Sandbox, error) {
+	return fetch[api.Sandbox](ctx, c, get(api.PathSandboxes+"/by-name/"+url.PathEscape(name)))
+}
+
+// List returns one page of the tenant's sandboxes that f selects, newest first;
+// if f asks for none, all of them up to the server's bound of 1000.
 func (c *Client) List(ctx context.Context, f api.SandboxFilter) ([]api.Sandbox, error) {
-	var l api.List[api.Sandbox]
-	cl := get(api.PathSandboxes)
-	cl.query = f.Query()
-	if err := c.do(ctx, cl, &l); err != nil {
-		return nil, err
+	return rows[api.Sandbox](ctx, c, get(api.PathSandboxes).asking(f.Query()))
+}
+
+// ListPage is List with the counts and the cursor of the next page.
+func (c *Client) ListPage(ctx context.Context, f api.SandboxFilter) (*api.List[api.Sandbox], error) {
+	return fetch[api.List[api.Sandbox]](ctx, c, get(api.PathSandboxes).asking(f.Query()))
+}
+
+// All yields every sandbox that f selects, newest first, asking for a page
+// (f.Limit rows) when it is needed. One that is made meanwhile may be missing.
+// An error is the last thing yielded.
+func (c *Client) All(ctx context.Context, f api.SandboxFilter) iter.Seq2[api.Sandbox, error] {
+	f.Page, f.PageSize = 0, 0
+	if f.Limit <= 0 {
+		f.Limit = pageSize
 	}
-	return l.Data, nil
+	return pages[api.Sandbox](ctx, c, func(cursor string) call {
+		f := f
+		if cursor != "" {
+			f.Cursor = cursor
+		}
+		return get(api.PathSandboxes).asking(f.Query())
+	})
+}
+
+// Update changes what req sets and leaves the rest as it is.
+func (c *Client) Update(ctx context.Context, id string, req api.UpdateSandbox) (*api.Sandbox, error) {
+	return fetch[api.Sandbox](ctx, c, patch(api.SandboxPath(id), req))
+}
+
+// SetTags replaces the tags of a sandbox.
+func (c *Client) SetTags(ctx context.Context, id string, tags ...string) (*api.Sandbox, error) {
+	if tags == nil {
+		tags = []string{} // null would be no list
+	}
+	return fetch[api.Sandbox](ctx, c, patch(api.SandboxPath(id, "tags"), api.SetTags{Tags: tags}))
+}
+
+// Extend has a sandbox's time to live count anew from now, and makes it
+// timeoutSec long unless that is 0.
+func (c *Client) Extend(ctx context.Context, id string, timeoutSec int64) (*api.Sandbox, error) {
+	return fetch[api.Sandbox](ctx, c, post(api.SandboxPath(id, "extend"), api.ExtendSandbox{TimeoutSec: timeoutSec}).again())
+}
+
+// Stop pauses a persistent sandbox with its files kept, and destroys another.
+func (c *Client) Stop(ctx context.Context, id string) (*api.Sandbox, error) {
+	return fetch[api.Sandbox](ctx, c, post(api.SandboxPath(id, "stop"), nil).again())
+}
+
+// Start boots a paused sandbox with its files. See WaitUntilReady.
+func (c *Client) Start(ctx context.Context, id string) (*api.Sandbox, error) {
+	return fetch[api.Sandbox](ctx, c, post(api.SandboxPath(id, "start"), nil).again())
+}
+
+// Restart stops a sandbox and boots it again with its files, persistent or not.
+func (c *Client) Restart(ctx context.Context, id string) (*api.Sandbox, error) {
+	return fetch[api.Sandbox](ctx, c, post(api.SandboxPath(id, "restart"), nil))
 }
 
 // Delete destroys a sandbox. Doing it again answers the same.
 func (c *Client) Delete(ctx context.Context, id string) (*api.DestroyedSandbox, error) {
-	var d api.DestroyedSandbox
-	cl := call{method: http.MethodDelete, path: api.Base + api.SandboxPath(id), repeat: true}
-	if err := c.do(ctx, cl, &d); err != nil {
-		return nil, err
-	}
-	return &d, nil
+	return fetch[api.DestroyedSandbox](ctx, c, del(api.SandboxPath(id)))
 }
 
-// Readiness tells whether a sandbox takes work. The server answers a little
-// later when it does not, so that polling needs no pause.
-func (c *Client) Readiness(ctx context.Context, id string) (*api.Readiness, error) {
-	var r api.Readiness
-	if err := c.do(ctx, get(api.SandboxPath(id, "readiness")), &r); err != nil {
-		return nil, err
-	}
-	return &r, nil
+// Templates lists the catalogue and names the default.
+func (c *Client) Templates(ctx context.Context) (*api.TemplateList, error) {
+	return fetch[api.TemplateList](ctx, c, get(api.PathTemplates))
 }
 
-// WaitUntilReady returns the sandbox once it takes work, a *StateError when it
-// can't any more, or ctx's error.
-func (c *Client) WaitUntilReady(ctx context.Context, id string) (*api.Sandbox, error) {
-	for {
-		verdict := c.readyEvent(ctx, id)
-		if IsNotFound(verdict) || ctx.Err() != nil {
-			return nil, verdict
-		}
-		// Whatever the stream said or failed with, the record has the answer.
-		sb, err := c.Get(ctx, id)
-		switch {
-		case err != nil:
-			return nil, err
-		case sb.Ready:
-			return sb, nil
-		case sb.State == api.StateError || sb.State == api.StateDestroyed:
-			return sb, &StateError{*sb}
-		}
-		if verdict != nil {
-			if err := wait(ctx, 100*time.Millisecond); err != nil {
-				return nil, err
-			}
-		}
-	}
+// Template returns one template by id or slug.
+func (c *Client) Template(ctx context.Context, id string) (*api.Template, error) {
+	return fetch[api.Template](ctx, c, get(api.PathTemplates+"/"+url.PathEscape(id)))
 }
 
-var errStreamEnded = errors.New("the stream ended early")
+func itoa(n int) string { return strconv.Itoa(n) }
 
-// readyEvent waits for the verdict of the readiness stream, and returns nil
-// when there was one, whichever.
-func (c *Client) readyEvent(ctx context.Context, id string) error {
-	for ev, err := range c.events(ctx, get(api.SandboxPath(id, "readiness", "stream"))) {
-		if err != nil {
-			return err
-		}
-		if ev.name == "ready" || ev.name == "timeout" {
-			return nil
-		}
-	}
-	return errStreamEnded
-}
-
-// get is a call below the API's prefix that may be repeated.
-func get(path string) call {
-	return call{method: http.MethodGet, path: api.Base + path, repeat: true}
+func isRefusal(status int) bool {
+	return status >= 400 && status < 500 && status != http.StatusTooManyRequests
 }

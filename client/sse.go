@@ -6,7 +6,6 @@ import (
 	"context"
 	"io"
 	"iter"
-	"net/http"
 )
 
 // maxLine bounds one line of a stream; the server stays below 64 KiB.
@@ -24,12 +23,7 @@ func (c *Client) events(ctx context.Context, cl call) iter.Seq2[serverEvent, err
 	return func(yield func(serverEvent, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		h := http.Header{"Accept": {"text/event-stream"}}
-		for k, v := range cl.header {
-			h[k] = v
-		}
-		cl.header = h
-		res, err := c.open(ctx, cl)
+		res, err := c.open(ctx, cl.headed("Accept", "text/event-stream"))
 		if err != nil {
 			yield(serverEvent{}, err)
 			return
