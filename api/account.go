@@ -2,20 +2,31 @@ package api
 
 import "time"
 
-// Tenant is an isolated customer of the installation.
+// Tenant is an isolated customer of the installation. Limits of 0 are the
+// server's default for MaxSandboxes, and none for the others.
 type Tenant struct {
 	ID           string    `json:"id"`
 	Slug         string    `json:"slug"`
 	Name         string    `json:"name"`
-	MaxSandboxes int       `json:"max_sandboxes"` // 0: the server's default
+	Plan         string    `json:"plan"`
+	MaxSandboxes int       `json:"max_sandboxes"`
+	MaxVCPUs     float64   `json:"max_vcpus"` // of all live sandboxes together
+	MaxMemoryMB  int64     `json:"max_memory_mb"`
+	MaxStorageMB int64     `json:"max_storage_mb"` // of all that are not destroyed
+	MaxKeys      int       `json:"max_keys"`
 	CreatedAt    time.Time `json:"created_at"`
 }
 
-// CreateTenant is the body of POST /tenants.
+// CreateTenant is the body of POST /tenants, and, without Slug, of PATCH.
 type CreateTenant struct {
-	Name         string `json:"name,omitempty"`
-	Slug         string `json:"slug,omitempty"`
-	MaxSandboxes int    `json:"max_sandboxes,omitempty"`
+	Name         string  `json:"name,omitempty"`
+	Slug         string  `json:"slug,omitempty"`
+	Plan         string  `json:"plan,omitempty"`
+	MaxSandboxes int     `json:"max_sandboxes,omitempty"`
+	MaxVCPUs     float64 `json:"max_vcpus,omitempty"`
+	MaxMemoryMB  int64   `json:"max_memory_mb,omitempty"`
+	MaxStorageMB int64   `json:"max_storage_mb,omitempty"`
+	MaxKeys      int     `json:"max_keys,omitempty"`
 }
 
 // Key is an API key. Token and Key hold the secret, once, in the answer that

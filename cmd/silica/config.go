@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
+
+	"silica.dev/silica/sandbox"
 )
 
 // Config is what an operator can set for "silica serve". A value comes from the
@@ -38,7 +41,10 @@ type Config struct {
 	EgressAllow   []netip.Prefix
 	Nameservers   []netip.Addr // empty: the host's own resolvers
 	NetworkPrefix netip.Prefix // addresses for the host's end of sandbox networks
-	NetworkName   string       // prefix of interfaces, namespaces and tables: one a daemon
+	KeepAudit     time.Duration
+	PriceCPU      float64 // credits an hour of one core; 0: nothing is charged
+	PriceMemory   float64 // credits an hour of one GiB of memory
+	NetworkName   string  // prefix of interfaces, namespaces and tables: one a daemon
 	LogLevel      slog.Level
 	LogFormat     string // "text" or "json"
 	OTLPEndpoint  string // URL of a collector for traces; empty: OTEL_EXPORTER_OTLP_ENDPOINT's, or none
@@ -86,6 +92,9 @@ func (c *Config) bind(f *pflag.FlagSet) {
 	f.Var(&listValue[netip.Addr]{&c.Nameservers, netip.ParseAddr}, "nameservers", "comma-separated DNS servers for sandboxes (default the host's)")
 	c.NetworkPrefix = netip.MustParsePrefix("10.231.0.0/16")
 	f.TextVar(&c.NetworkPrefix, "network-prefix", c.NetworkPrefix, "`cidr` of addresses for sandbox networks on this machine")
+	f.DurationVar(&c.KeepAudit, "keep-audit", 90*24*time.Hour, "how long the audit log is kept")
+	f.Float64Var(&c.PriceCPU, "price-cpu-hour", 0, "credits (cents) for one core and hour; with 0 for both prices nothing is charged")
+	f.Float64Var(&c.PriceMemory, "price-memory-gb-hour", 0, "credits (cents) for one GiB of memory and hour")
 	f.StringVar(&c.NetworkName, "network-name", "silica", "prefix of this server's interfaces, namespaces and tables")
 	f.TextVar(&c.LogLevel, "log-level", slog.LevelInfo, "`level`: debug, info, warn or error")
 	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
@@ -162,6 +171,14 @@ func (c *Config) check() error {
 	if c.MaxTimeout < time.Second {
 		bad("max-timeout", "%s is less than a second", c.MaxTimeout)
 	}
+	if c.KeepAudit < time.Minute {
+		bad("keep-audit", "%s is less than a minute", c.KeepAudit)
+	}
+	for name, price := range map[string]float64{"price-cpu-hour": c.PriceCPU, "price-memory-gb-hour": c.PriceMemory} {
+		if !(price >= 0 && price <= 1e6) {
+			bad(name, "%v is not from 0 to 1000000", price)
+		}
+	}
 	if c.CreateWait < 0 {
 		bad("create-wait", "%s is negative", c.CreateWait)
 	}
@@ -179,6 +196,13 @@ func (c *Config) check() error {
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)
+}
+
+func (c *Config) prices() sandbox.Prices {
+	return sandbox.Prices{
+		CoreHour: sandbox.Credits(math.Round(c.PriceCPU * float64(sandbox.Credit))),
+		GiBHour:  sandbox.Credits(math.Round(c.PriceMemory * float64(sandbox.Credit))),
+	}
 }
 
 // settings is a flattened configuration file: "build: {apt_mirror: x}" and

@@ -31,7 +31,9 @@ func openStore(ctx context.Context, c Config, at net.Addr, metrics *telemetry.Me
 		Path:         filepath.Join(c.Data, "silica.db"),
 		Node:         node,
 		OnCommit:     metrics.Committed,
-		OnPruneError: func(err error) { log.Warn("old rows not removed", "err", err) },
+		KeepAudit:    c.KeepAudit,
+		Prices:       c.prices(),
+		OnPruneError: func(err error) { log.Warn("rows not kept in order", "err", err) },
 	}
 	if c.Database != "" {
 		cfg.URL, cfg.Version, cfg.SharedEvery = c.Database, version, sharedEvery

@@ -162,8 +162,10 @@ func runServe(ctx context.Context, c Config) (err error) {
 	api := server.New(server.Config{
 		NodeSecret: secret, SigningKey: signing,
 		Version: version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
+		MaxSandboxes: c.MaxSandboxes, Prices: c.prices(),
 	}, server.Deps{
-		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows, Templates: officialTemplates{rows}, Log: log,
+		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows,
+		Directory: rows, Books: rows, Audit: rows, Templates: officialTemplates{rows}, Log: log,
 		Ready: func(context.Context) error { return readiness(ready, build) },
 		Nodes: nodes,
 	})

@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +25,7 @@ import (
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/internal/guest/guestpb/guestpbconnect"
+	"silica.dev/silica/internal/store"
 	"silica.dev/silica/sandbox"
 )
 
@@ -47,11 +50,76 @@ type world struct {
 	callers    map[string]sandbox.Caller // by secret
 	tickets    map[string]string         // keys by ticket
 	onAccounts func()
+	rows       *store.Store // what is told of keys, users and use
 }
 
 func newWorld(t *testing.T) *world {
 	return &world{agent: newFakeAgent(t), changed: make(chan struct{}), boxes: map[sandbox.ID]*sandbox.Sandbox{}, byKey: map[string]sandbox.ID{},
-		callers: firstCallers(), tickets: map[string]string{}, onAccounts: func() {}}
+		callers: firstCallers(), tickets: map[string]string{}, onAccounts: func() {}, rows: newRows(t)}
+}
+
+// emptyRows is a database with its tables and the tenants, users and default
+// workspaces of the first callers, as a file.
+var emptyRows = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "silica")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	ctx, path := context.Background(), filepath.Join(dir, "silica.db")
+	rows, err := store.Open(ctx, store.Config{Path: path})
+	if err != nil {
+		return nil, err
+	}
+	for secret, c := range firstCallers() {
+		_, err := rows.CreateTenant(ctx, sandbox.Tenant{ID: c.Tenant, Slug: strings.ReplaceAll(string(c.Tenant), "_", "-")})
+		if err != nil {
+			return nil, err
+		}
+		if _, err := rows.CreateUser(ctx, sandbox.User{ID: c.User, Tenant: c.Tenant, Role: sandbox.Owner}); err != nil {
+			return nil, err
+		}
+		ws := sandbox.Workspace{Tenant: c.Tenant, Slug: "default"}
+		if secret == keyA {
+			ws.ID = theWorkspace
+		}
+		if _, err := rows.CreateWorkspace(ctx, ws, c.User); err != nil {
+			return nil, err
+		}
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+})
+
+// theWorkspace is where sandboxes are.
+const theWorkspace = "550e8400-e29b-41d4-a716-446655440000"
+
+func newRows(t *testing.T) *store.Store {
+	t.Helper()
+	file, err := emptyRows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "silica.db")
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := store.Open(t.Context(), store.Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = rows.Close() })
+	return rows
+}
+
+func (w *world) Tenant(ctx context.Context, id sandbox.TenantID) (sandbox.Tenant, error) {
+	return w.rows.Tenant(ctx, id)
+}
+
+func (w *world) ChangeTenant(ctx context.Context, id sandbox.TenantID, change func(*sandbox.Tenant)) (sandbox.Tenant, error) {
+	return w.rows.ChangeTenant(ctx, id, change)
 }
 
 var noSandbox = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "sandbox not found")
@@ -79,7 +147,7 @@ func (w *world) Create(_ context.Context, c sandbox.Caller, req sandbox.CreateRe
 	}
 	sb := &sandbox.Sandbox{
 		ID: sandbox.NewID(), Tenant: c.Tenant, Owner: c.User, Name: req.Name, Slug: sandbox.NewSlug(), External: req.External,
-		Workspace: "550e8400-e29b-41d4-a716-446655440000", Project: "660e8400-e29b-41d4-a716-446655440001",
+		Workspace: theWorkspace, Project: "660e8400-e29b-41d4-a716-446655440001",
 		Spec:  sandbox.Spec{Template: "miosa-sandbox", Image: "miosa-sandbox", Resources: res, Env: req.Env},
 		State: sandbox.Provisioning, Timeout: timeout, Tags: req.Tags, Metadata: req.Metadata, Persist: req.Persist, AlwaysOn: req.AlwaysOn, Idle: req.Idle, CreatedAt: now, UpdatedAt: now,
 	}
@@ -852,7 +920,7 @@ func serveWorld(t *testing.T, cfg Config) (*world, *Server, string) {
 func serveWorldWith(t *testing.T, cfg Config, change func(*Deps)) (*world, *Server, string) {
 	t.Helper()
 	w := newWorld(t)
-	deps := Deps{Sandboxes: w, Events: w, Accounts: w, Templates: w}
+	deps := Deps{Sandboxes: w, Events: w, Accounts: w, Templates: w, Directory: w.rows, Books: w.rows, Audit: w.rows}
 	change(&deps)
 	s := New(cfg, deps)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -143,11 +144,13 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 			}
 			defer leave()
 		}
-		if err := s.ration(rt.limit, c); err != nil {
+		workspace, elsewhere := s.locate(r, rt, c)
+		if err := s.ration(rt.limit, c, workspace); err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		if err := allow(c, rt.scope); err != nil {
+		defer s.auditing(w, r, rt, c)()
+		if err := cmp.Or(allow(c, rt.scope), elsewhere); err != nil {
 			s.fail(w, r, err)
 			return
 		}
@@ -185,20 +188,31 @@ type response struct {
 	status int       // 0: nothing is out yet
 	bytes  int64
 	err    error // what the answer is about, for the log
+
+	made  string           // id of what a 201 is about
+	first func(status int) // runs once, before anything goes out; may be nil
 }
 
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 {
-		w.status = status
+		w.begin(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
+func (w *response) begin(status int) {
+	w.status = status
+	if first := w.first; first != nil {
+		w.first = nil
+		first(status)
+	}
+}
+
 func (w *response) Write(p []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.begin(http.StatusOK)
 	}
 	w.arm(w.idle / 8)
 	n, err := w.ResponseWriter.Write(p)

@@ -19,11 +19,12 @@ func rationed(wait time.Duration, format string, args ...any) error {
 		fmt.Sprintf(format, args...)+fmt.Sprintf("; try again in %d s", seconds)).With(detailRetry, seconds)
 }
 
-// ration takes the tokens that a request costs.
-func (s *Server) ration(l limit, c sandbox.Caller) error {
+// ration takes the tokens that a request costs. The bucket is the workspace's
+// that the request is about, or, when that is none, one of the tenant.
+func (s *Server) ration(l limit, c sandbox.Caller, workspace string) error {
 	now := time.Now()
 	if l&counted != 0 {
-		if wait := s.limiter.take(string(c.Tenant), now); wait > 0 {
+		if wait := s.limiter.take(string(c.Tenant)+"/"+workspace, now); wait > 0 {
 			return rationed(wait, "more than %d requests a minute", s.cfg.RateLimit)
 		}
 	}

@@ -35,6 +35,11 @@ func writeOne(w http.ResponseWriter, status int, v any) {
 	if err != nil || len(raw) < 2 || raw[0] != '{' {
 		panic("answer is no object")
 	}
+	if rec, ok := w.(*response); ok && status == http.StatusCreated {
+		var made struct{ ID string }
+		_ = json.Unmarshal(raw, &made) // for the audit log; not everything has an id
+		rec.made = made.ID
+	}
 	tail := []byte(`"data":`)
 	if len(raw) > 2 {
 		tail = []byte(`,"data":`)
@@ -109,6 +114,30 @@ func writeList[F, T any](w http.ResponseWriter, r *http.Request, all []F, wire f
 	_ = stream.WriteByte(',')
 	_, _ = stream.Write(tail[1:])
 	_ = stream.Flush() // a client that has left is no error of ours
+	return nil
+}
+
+// writeFetched is writeList for what is too much to read whole: fetch returns at
+// most limit rows after offset, and how many there are.
+func writeFetched[F, T any](w http.ResponseWriter, r *http.Request, fetch func(limit, offset int) ([]F, int, error), wire func(F) T) error {
+	page, size, err := paging(r)
+	if err != nil {
+		return err
+	}
+	orElse(&size, maxPage)
+	rows, total, err := fetch(size, (page-1)*size)
+	if err != nil {
+		return err
+	}
+	list := make([]T, len(rows))
+	for i, row := range rows {
+		list[i] = wire(row)
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Data []T      `json:"data"`
+		Meta api.Meta `json:"meta"`
+		Page api.Page `json:"page"`
+	}{list, api.Meta{Total: total, Page: page, PerPage: size}, api.Page{Page: page, PageSize: size, Total: total}})
 	return nil
 }
 

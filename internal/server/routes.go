@@ -87,6 +87,8 @@ func (s *Server) routes() []route {
 		asComputer(s.serviceRoutes()),
 		s.catalogueRoutes(),
 		s.accountRoutes(),
+		s.directoryRoutes(),
+		s.bookRoutes(),
 	)
 }
 
@@ -245,12 +247,59 @@ func (s *Server) accountRoutes() []route {
 	return []route{
 		{"POST", v1 + "/tenants", admin, counted, s.createTenant},
 		{"GET", v1 + "/tenants", admin, counted, s.listTenants},
+		{"GET", v1 + "/tenants/{id}", accountsRead, counted, s.getTenant},
+		{"PATCH", v1 + "/tenants/{id}", admin, counted, s.changeTenant},
 		{"DELETE", v1 + "/tenants/{id}", admin, counted, s.deleteTenant},
+		{"POST", v1 + "/tenants/{id}/credits", admin, counted, s.grantCredits},
+		{"GET", v1 + "/tenant/plan", accountsRead, counted, s.getPlan},
 		{"POST", v1 + "/api-keys", accountsWrite, counted, s.createKey},
 		{"GET", v1 + "/api-keys", accountsRead, counted, s.listKeys},
 		{"DELETE", v1 + "/api-keys/{id}", accountsWrite, counted, s.deleteKey},
 		{"POST", v1 + "/tokens/scoped", anyKey, counted, s.createScopedToken},
 		{"POST", v1 + "/auth/sse-ticket", anyKey, counted, s.createTicket},
+	}
+}
+
+func (s *Server) directoryRoutes() []route {
+	const ws = v1 + "/workspaces/{id}"
+	return []route{
+		{"GET", v1 + "/users", accountsRead, counted, s.listUsers},
+		{"POST", v1 + "/users", accountsWrite, counted, s.createUser},
+		{"GET", v1 + "/users/{id}", accountsRead, counted, s.getUser},
+		{"PATCH", v1 + "/users/{id}", accountsWrite, counted, s.changeUser},
+		{"DELETE", v1 + "/users/{id}", accountsDelete, counted, s.deleteUser},
+
+		{"GET", v1 + "/workspaces", accountsRead, counted, s.listWorkspaces},
+		{"POST", v1 + "/workspaces", accountsWrite, counted, s.createWorkspace},
+		{"GET", ws, accountsRead, counted, s.getWorkspace},
+		{"PATCH", ws, accountsWrite, counted, s.changeWorkspace},
+		{"DELETE", ws, accountsDelete, counted, s.deleteWorkspace},
+		{"GET", ws + "/computers", sandboxesRead, counted, s.workspaceSandboxes},
+		{"GET", ws + "/members", accountsRead, counted, s.listMembers},
+		{"POST", ws + "/members", accountsWrite, counted, s.addMember},
+		{"PATCH", ws + "/members/{user_id}", accountsWrite, counted, s.changeMember},
+		{"DELETE", ws + "/members/{user_id}", accountsWrite, counted, s.removeMember},
+
+		{"GET", v1 + "/projects", accountsRead, counted, s.listProjects},
+		{"POST", v1 + "/projects", accountsWrite, counted, s.createProject},
+		{"GET", v1 + "/projects/{id}", accountsRead, counted, s.getProject},
+		{"DELETE", v1 + "/projects/{id}", accountsDelete, counted, s.deleteProject},
+	}
+}
+
+// bookRoutes are what tenants have, use, pay and have done.
+func (s *Server) bookRoutes() []route {
+	return []route{
+		{"GET", v1 + "/quotas/external/{external_user_id}", accountsRead, counted, s.getQuota},
+		{"PUT", v1 + "/quotas/external/{external_user_id}", accountsWrite, counted, s.setQuota},
+		{"DELETE", v1 + "/quotas/external/{external_user_id}", accountsWrite, counted, s.deleteQuota},
+		{"GET", v1 + "/usage", usageRead, counted, s.getUsage},
+		{"GET", v1 + "/usage/summary", usageRead, counted, s.getUsageSummary},
+		{"GET", v1 + "/usage/sessions", usageRead, counted, s.listSessions},
+		{"GET", v1 + "/credits/balance", usageRead, counted, s.getBalance},
+		{"GET", v1 + "/credits/transactions", usageRead, counted, s.listTransactions},
+		{"GET", v1 + "/credits/usage", usageRead, counted, s.getCreditUsage},
+		{"GET", v1 + "/audit", auditRead, counted, s.listAudit},
 	}
 }
 

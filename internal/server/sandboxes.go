@@ -19,6 +19,9 @@ func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request, c sandbox
 	if err != nil {
 		return err
 	}
+	if !c.Sees(sb.Workspace) { // an idempotency key of somebody who sees more
+		return sandbox.E(sandbox.Conflict, sandbox.CodeIdempotency, "this idempotency key was used for a different request")
+	}
 	w.Header().Set("Location", api.Base+api.SandboxPath(string(sb.ID)))
 	writeOne(w, http.StatusCreated, wireSandbox(r, sb, time.Now()))
 	return nil

@@ -54,6 +54,11 @@ type Config struct {
 	// dropped (60 s), and how long one may leave a body half sent (15 s).
 	WriteIdle, ReadIdle time.Duration
 	Heartbeat           time.Duration // of streams; 15 s
+
+	// Prices is what credits in usage reports are reckoned by, and MaxSandboxes
+	// the limit of tenants that have none of their own, to be told.
+	Prices       sandbox.Prices
+	MaxSandboxes int
 }
 
 func (c *Config) setDefaults() {
@@ -92,6 +97,9 @@ type Deps struct {
 	Sandboxes Sandboxes
 	Events    Events
 	Accounts  Accounts
+	Directory Directory
+	Books     Books
+	Audit     AuditLog
 	Templates Templates
 	Ready     func(context.Context) error // nil error: the daemon takes work
 	Nodes     Nodes                       // nil: no other server shares the database
@@ -119,6 +127,7 @@ type Server struct {
 	contract func() ([]byte, error) // the OpenAPI document, made once
 	sessions *sessions
 	page     func() ([]byte, error) // the same for people, made once
+	places   *places
 
 	execMemory *budget // what blocking commands hold
 
@@ -143,7 +152,7 @@ func New(cfg Config, deps Deps) *Server {
 	s := &Server{
 		cfg: cfg, deps: deps, log: deps.Log,
 		limiter: newLimiter(cfg.RateLimit, time.Minute), guesses: newLimiter(maxGuesses, guessWindow), trusted: newTrusted(),
-		inFlight: newInFlight(cfg.MaxInFlight, cfg.MaxStreams), sessions: newSessions(), execMemory: newBudget(cfg.ExecMemory),
+		inFlight: newInFlight(cfg.MaxInFlight, cfg.MaxStreams), sessions: newSessions(), places: newPlaces(), execMemory: newBudget(cfg.ExecMemory),
 	}
 	s.metrics = newMetrics(deps.Registry, s.inFlight)
 	polls := 0

@@ -75,6 +75,8 @@ type Accounts interface {
 	Redeem(ctx context.Context, ticket string) (sandbox.Caller, error)
 	CreateTenant(ctx context.Context, t sandbox.Tenant) (sandbox.Tenant, error)
 	Tenants(ctx context.Context) ([]sandbox.Tenant, error)
+	Tenant(ctx context.Context, id sandbox.TenantID) (sandbox.Tenant, error)
+	ChangeTenant(ctx context.Context, id sandbox.TenantID, change func(*sandbox.Tenant)) (sandbox.Tenant, error)
 	// DeleteTenant refuses with a Conflict while it has live sandboxes.
 	DeleteTenant(ctx context.Context, id sandbox.TenantID) error
 	// CreateKey makes a key and returns its secret, this once.
@@ -85,6 +87,58 @@ type Accounts interface {
 	// RoleOf is the user's in the workspace, or, when that is empty, the tenant.
 	RoleOf(ctx context.Context, tenant sandbox.TenantID, user, workspace string) (sandbox.Role, error)
 	DeleteKey(ctx context.Context, tenant sandbox.TenantID, id string) error
+}
+
+// Directory is who and what a tenant consists of. Things of another tenant are
+// NotFound; changes that would leave nobody who owns a tenant or workspace are
+// refused with a Conflict. The functions it is given may run twice.
+type Directory interface {
+	Users(ctx context.Context, tenant sandbox.TenantID, workspace string) ([]sandbox.User, error)
+	User(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.User, error)
+	CreateUser(ctx context.Context, u sandbox.User) (sandbox.User, error)
+	ChangeUser(ctx context.Context, tenant sandbox.TenantID, id string, change func(*sandbox.User) error) (sandbox.User, error)
+	DeleteUser(ctx context.Context, tenant sandbox.TenantID, id string, allow func(sandbox.User) error) error
+
+	Workspaces(ctx context.Context, tenant sandbox.TenantID, only string) ([]sandbox.Workspace, error)
+	Workspace(ctx context.Context, tenant sandbox.TenantID, idOrSlug string) (sandbox.Workspace, error)
+	CreateWorkspace(ctx context.Context, w sandbox.Workspace, owner string) (sandbox.Workspace, error)
+	ChangeWorkspace(ctx context.Context, tenant sandbox.TenantID, id string, change func(*sandbox.Workspace)) (sandbox.Workspace, error)
+	DeleteWorkspace(ctx context.Context, tenant sandbox.TenantID, id string) error
+
+	Members(ctx context.Context, tenant sandbox.TenantID, workspace string) ([]sandbox.Member, error)
+	// SetMember and RemoveMember ask allow with the role there was, "" for none.
+	SetMember(ctx context.Context, tenant sandbox.TenantID, workspace, user string, role sandbox.Role, allow func(before sandbox.Role) error) (sandbox.Member, error)
+	RemoveMember(ctx context.Context, tenant sandbox.TenantID, workspace, user string, allow func(before sandbox.Role) error) error
+
+	Projects(ctx context.Context, tenant sandbox.TenantID, workspace string) ([]sandbox.Project, error)
+	Project(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Project, error)
+	// CreateProject finds or makes one, as a create of a sandbox does.
+	CreateProject(ctx context.Context, tenant sandbox.TenantID, w, p sandbox.Place) (got sandbox.Project, fresh bool, err error)
+	DeleteProject(ctx context.Context, tenant sandbox.TenantID, id string) error
+}
+
+// Books is what tenants have, use and pay.
+type Books interface {
+	Use(ctx context.Context, tenant sandbox.TenantID) (sandbox.TenantUse, error)
+	Quota(ctx context.Context, tenant sandbox.TenantID, user string) (sandbox.ExternalQuota, error)
+	SetQuota(ctx context.Context, tenant sandbox.TenantID, q sandbox.ExternalQuota) error
+	DeleteQuota(ctx context.Context, tenant sandbox.TenantID, user string) error
+
+	SumUsage(ctx context.Context, f sandbox.UsageFilter, by sandbox.GroupBy) ([]sandbox.UsageSum, error)
+	Runs(ctx context.Context, f sandbox.UsageFilter, limit, offset int) (list []sandbox.Run, total int, err error)
+
+	// Balance also sums what was granted and used within a window.
+	Balance(ctx context.Context, tenant sandbox.TenantID, w sandbox.Window) (balance, granted, used sandbox.Credits, err error)
+	Entries(ctx context.Context, tenant sandbox.TenantID, limit, offset int) (list []sandbox.Entry, total int, err error)
+	// Grant with the same key, if there is one, happens once.
+	Grant(ctx context.Context, tenant sandbox.TenantID, amount sandbox.Credits, note, key string) (sandbox.Entry, error)
+}
+
+// AuditLog keeps who changed what. It is append-only.
+type AuditLog interface {
+	// AddAudit returns when the entry is durable.
+	AddAudit(ctx context.Context, a sandbox.Audit) error
+	Audits(ctx context.Context, f sandbox.AuditFilter) ([]sandbox.Audit, error)
 }
 
 // Templates is the catalogue that a caller may create from.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"time"
 
 	"silica.dev/silica/sandbox"
 )
@@ -67,7 +66,7 @@ func (s *Store) HasAdminKey(ctx context.Context) (bool, error) {
 }
 
 func (t *tx) addTenant(tn *sandbox.Tenant) error {
-	tn.ID, tn.CreatedAt = sandbox.TenantID(sandbox.NewName("tnt_")), time.Now().UTC().Truncate(time.Microsecond)
+	tn.ID, tn.CreatedAt = cmp.Or(tn.ID, sandbox.TenantID(sandbox.NewName("tnt_"))), rowTime()
 	_, err := t.exec(`insert into tenants (id, slug, name, plan, max_sandboxes, max_keys, max_milli_cpu, max_memory, max_disk, created_at)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, string(tn.ID), tn.Slug, tn.Name, tn.Plan, tn.MaxSandboxes, tn.MaxKeys,
 		tn.Limits.MilliCPU, tn.Limits.Memory, tn.Limits.Disk, micros(tn.CreatedAt))

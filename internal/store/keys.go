@@ -157,7 +157,9 @@ func (t *tx) addKey(k *sandbox.Key, secret string) error {
 func (s *Store) CreateKey(ctx context.Context, k sandbox.Key) (sandbox.Key, string, error) {
 	complete(&k)
 	secret := newSecret(prefixOf[k.Type])
+	asked := k
 	err := s.do(ctx, "create key", func(t *tx) error {
+		k = asked // it may run twice
 		if err := t.lockTenant(k.Tenant); err != nil {
 			return err
 		}

@@ -108,10 +108,10 @@ func (s *Store) Readmit(ctx context.Context, id sandbox.ID, limit int, change fu
 		if err != nil {
 			return err
 		}
-		if _, err := t.exec(`update tenants set serial = serial + 1 where id = $1`, string(old.Tenant)); err != nil {
+		if err := t.lockTenant(old.Tenant); err != nil {
 			return err
 		}
-		if err := t.admit(old.Tenant, limit); err != nil {
+		if err := t.admit(old, limit, s.cfg.Prices, true); err != nil {
 			return err
 		}
 		if got, err = t.change(id, sandbox.Paused, sandbox.Provisioning, change); err != nil {

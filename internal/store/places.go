@@ -44,9 +44,13 @@ func (t *tx) place(tenant sandbox.TenantID, w, p sandbox.Place, now time.Time) (
 
 func (t *tx) workspace(tenant sandbox.TenantID, w sandbox.Place, now time.Time) (id string, err error) {
 	if w.ID != "" {
-		err := t.row(`select id from workspaces where id = $1 and tenant = $2`, w.ID, string(tenant)).Scan(&id)
-		if none(err) {
-			return "", sandbox.Field("workspace_id", "no such workspace")
+		var slug string
+		err := t.row(`select id, slug from workspaces where id = $1 and tenant = $2`, w.ID, string(tenant)).Scan(&id, &slug)
+		switch {
+		case none(err):
+			return "", noSuchWorkspace
+		case err == nil && w.Slug != "" && w.Slug != slug:
+			return "", sandbox.Field("workspace_slug", "is not the slug of workspace_id")
 		}
 		return id, err
 	}

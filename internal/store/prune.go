@@ -46,6 +46,14 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 		err = errors.Join(err, s.pruneTable(ctx, `delete from events where seq in
 			(select seq from events where at < $1 limit $2)`, micros(now.Add(-s.cfg.KeepEvents)), pruneBatch))
 	}
+	if s.cfg.KeepAudit > 0 {
+		err = errors.Join(err, s.pruneTable(ctx, `delete from audit where id in
+			(select id from audit where at < $1 limit $2)`, micros(now.Add(-s.cfg.KeepAudit)), pruneBatch))
+	}
+	err = errors.Join(err, s.pruneTable(ctx, `delete from api_keys where id in
+		(select id from api_keys where type = $3 and expires_at > 0 and expires_at < $1 limit $2)`, micros(now), pruneBatch, string(sandbox.ScopedKey)))
+	err = errors.Join(err, s.pruneTable(ctx, `delete from tickets where hash in
+		(select hash from tickets where expires_at < $1 limit $2)`, micros(now), pruneBatch))
 	if s.cfg.KeepSandboxes > 0 {
 		err = errors.Join(err, s.pruneTable(ctx, `delete from sandboxes where id in
 			(select id from sandboxes where freed = $3 and state in ($4, $5) and updated_at < $1 limit $2)`,

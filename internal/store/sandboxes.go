@@ -41,7 +41,7 @@ func (s *Store) Create(ctx context.Context, sb sandbox.Sandbox, req sandbox.Crea
 		if got, err = t.repeated(sb, req.Idempotency); err != nil || got.ID != "" {
 			return err
 		}
-		if err := t.admit(sb.Tenant, limit); err != nil {
+		if err := t.admit(sb, limit, s.cfg.Prices, false); err != nil {
 			return err
 		}
 		row := sb
@@ -100,23 +100,6 @@ func (t *tx) repeated(sb sandbox.Sandbox, k sandbox.Idempotency) (sandbox.Sandbo
 	}
 	_, err = t.exec(`delete from idempotency where tenant = $1 and name = $2`, string(sb.Tenant), k.Key)
 	return sandbox.Sandbox{}, err
-}
-
-func (t *tx) admit(tenant sandbox.TenantID, limit int) error {
-	if limit <= 0 {
-		return nil
-	}
-	var live int
-	err := t.row(`select count(*) from sandboxes where tenant = $1 and state in ($2, $3)`,
-		string(tenant), string(sandbox.Provisioning), string(sandbox.Running)).Scan(&live)
-	if err != nil {
-		return err
-	}
-	if live >= limit {
-		return sandbox.E(sandbox.Conflict, sandbox.CodeSandboxLimit,
-			fmt.Sprintf("the limit of %d concurrent sandboxes is reached: destroy one first", limit)).With("limit", limit)
-	}
-	return nil
 }
 
 // claim gives a warm member that fits sb to sb's tenant. The zero Sandbox says

@@ -10,6 +10,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"silica.dev/silica/internal/event"
+	"silica.dev/silica/sandbox"
 )
 
 // Config says where the rows are and how long finished ones are kept. Zero
@@ -32,9 +34,13 @@ type Config struct {
 	KeepRuns      time.Duration // what was used, after it was; default 400 days
 	// MaxEnded is how many ended sandboxes of a tenant are kept, the newest.
 	// Default 10,000; negative: all.
-	MaxEnded int
+	MaxEnded  int
+	KeepAudit time.Duration // default 90 days
+	// Prices is what running is charged with; none: nothing is charged.
+	Prices sandbox.Prices
 	// SharedEvery is how often to look whether another server on the same
-	// database has changed an account; 0: there is none.
+	// database has changed an account. Default: never on SQLite, and twice a
+	// second on PostgreSQL.
 	SharedEvery time.Duration
 	// OnCommit is told of every transaction: how long it took, and how many
 	// writes shared it. It must not block. nil: nobody.
@@ -73,12 +79,16 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.KeepRuns == 0 {
 		cfg.KeepRuns = 400 * 24 * time.Hour
 	}
+	if cfg.KeepAudit == 0 {
+		cfg.KeepAudit = 90 * 24 * time.Hour
+	}
 	if cfg.MaxEnded == 0 {
 		cfg.MaxEnded = 10_000
 	}
 	s := &Store{cfg: cfg, dialect: sqliteDialect{}, jobs: make(chan *job), quit: make(chan struct{})}
 	if cfg.URL != "" {
 		s.dialect = postgresDialect{cfg.Node}
+		s.cfg.SharedEvery = cmp.Or(cfg.SharedEvery, 500*time.Millisecond)
 	}
 	var err error
 	if s.write, s.read, err = s.open(cfg); err != nil {
@@ -97,6 +107,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.done.Go(s.pruneLoop)
 	s.done.Go(s.accountsLoop)
+	s.done.Go(s.settleLoop)
 	return s, nil
 }
 

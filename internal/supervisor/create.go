@@ -19,6 +19,12 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 	if err := s.open(); err != nil {
 		return sandbox.Sandbox{}, err
 	}
+	if c.Workspace != "" { // what is not given is that; what is must be
+		if req.Workspace.ID != "" && req.Workspace.ID != c.Workspace {
+			return sandbox.Sandbox{}, sandbox.Field("workspace_id", "no such workspace")
+		}
+		req.Workspace.ID = c.Workspace
+	}
 	sb, err := s.cfg.admit(c, req)
 	if err != nil {
 		return sandbox.Sandbox{}, err

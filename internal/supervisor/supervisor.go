@@ -120,9 +120,16 @@ func (s *Supervisor) Get(ctx context.Context, c sandbox.Caller, id string) (sand
 	return s.store.Sandbox(ctx, c.Tenant, id)
 }
 
-// List returns a page of the sandboxes of the caller's tenant that f selects, newest first.
+// List returns a page of the sandboxes that f selects of the caller's tenant, or of
+// its workspace when it sees only one, newest first.
 func (s *Supervisor) List(ctx context.Context, c sandbox.Caller, f sandbox.Filter) (sandbox.Listing, error) {
 	f.Tenant = c.Tenant
+	if f.Workspace == "" {
+		f.Workspace = c.Workspace
+	}
+	if !c.Sees(f.Workspace) {
+		return sandbox.Listing{}, nil
+	}
 	return s.store.List(ctx, f)
 }
 
