@@ -51,7 +51,8 @@ func TestKeyOfOneWorkspace(t *testing.T) {
 		if !strings.HasPrefix(rt.pattern, sbx) && !strings.HasPrefix(rt.pattern, computer) || rt.scope == public {
 			continue
 		}
-		if a := request(t, rt.method, base+fill(rt.pattern, id), `{}`); a.status != 404 || a.code() != sandbox.CodeNotFound {
+		a := request(t, rt.method, base+fill(rt.pattern, id), `{}`)
+		if a.status != 404 || a.code() != sandbox.CodeNotFound && rt.method != "HEAD" {
 			t.Errorf("%s %s: %d %s", rt.method, rt.pattern, a.status, a.code())
 		}
 	}

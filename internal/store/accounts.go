@@ -194,12 +194,5 @@ func (s *Store) DeleteTenant(ctx context.Context, id sandbox.TenantID) error {
 
 // keepAdmin fails when no admin key is left.
 func (t *tx) keepAdmin() error {
-	var n int
-	if err := t.row(`select count(*) from api_keys where admin = $1`, true).Scan(&n); err != nil {
-		return err
-	}
-	if n == 0 {
-		return lastAdmin
-	}
-	return nil
+	return t.need(lastAdmin, `select count(*) from api_keys where admin = $1`, true)
 }

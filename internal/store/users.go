@@ -113,6 +113,10 @@ func (s *Store) DeleteUser(ctx context.Context, tenant sandbox.TenantID, id stri
 		if sole > 0 {
 			return lastOwner
 		}
+		var admins int
+		if err := t.row(`select count(*) from api_keys where tenant = $1 and user_id = $2 and admin = $3`, string(tenant), id, true).Scan(&admins); err != nil {
+			return err
+		}
 		for _, q := range []string{
 			`delete from api_keys where tenant = $1 and parent in (select id from api_keys where tenant = $1 and user_id = $2)`,
 			`delete from api_keys where tenant = $1 and user_id = $2`,
@@ -127,6 +131,9 @@ func (s *Store) DeleteUser(ctx context.Context, tenant sandbox.TenantID, id stri
 			if err := t.need(lastOwner, `select count(*) from users where tenant = $1 and role = $2`, string(tenant), string(sandbox.Owner)); err != nil {
 				return err
 			}
+		}
+		if admins == 0 {
+			return nil
 		}
 		return t.keepAdmin()
 	})

@@ -141,6 +141,10 @@ func (s *Store) DeleteWorkspace(ctx context.Context, tenant sandbox.TenantID, id
 		if err := t.emptied("workspace", tenant, id); err != nil {
 			return err
 		}
+		var admins int
+		if err := t.row(`select count(*) from api_keys where tenant = $1 and workspace = $2 and admin = $3`, string(tenant), id, true).Scan(&admins); err != nil {
+			return err
+		}
 		for _, q := range []string{
 			`delete from api_keys where tenant = $1 and workspace = $2`,
 			`delete from members where tenant = $1 and workspace = $2`,
@@ -150,6 +154,9 @@ func (s *Store) DeleteWorkspace(ctx context.Context, tenant sandbox.TenantID, id
 			if _, err := t.exec(q, string(tenant), id); err != nil {
 				return err
 			}
+		}
+		if admins == 0 {
+			return nil
 		}
 		return t.keepAdmin()
 	})
