@@ -34,6 +34,15 @@ func NewName(prefix string) string {
 	return prefix + crockford.EncodeToString(b[:])
 }
 
+// NewLine returns prefix and 26 characters that sort by the microsecond, for the
+// lines of a log: 64 bits of microseconds, 64 random.
+func NewLine(prefix string) string {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMicro()))
+	_, _ = rand.Read(b[8:])
+	return prefix + crockford.EncodeToString(b[:])
+}
+
 // NewSlug returns a short DNS label that starts with a letter, so that
 // "{port}-{slug}" host names can be taken apart again.
 func NewSlug() string {

@@ -26,7 +26,7 @@ func (s *Server) auditing(w http.ResponseWriter, r *http.Request, rt route, c sa
 	}
 	rec.first = func(status int) {
 		a := sandbox.Audit{
-			ID: sandbox.NewName("aud_"), Tenant: c.Tenant, Workspace: c.Workspace, Key: c.KeyID, User: c.User,
+			ID: sandbox.NewLine("aud_"), Tenant: c.Tenant, Workspace: c.Workspace, Key: c.KeyID, User: c.User,
 			Method: rt.method, Route: documented(rt.pattern), Resource: cutText(subject(r, rec), 255), Status: status,
 			Address: address(r.RemoteAddr), UserAgent: cutText(r.UserAgent(), 255), Request: requestID(r), At: time.Now(),
 		}

@@ -381,7 +381,7 @@ func TestAuditIsPagedAndPruned(t *testing.T) {
 		ctx := context.Background()
 		var ids []string
 		for i := range 5 {
-			a := sandbox.Audit{ID: sandbox.NewName("aud_"), Tenant: "tnt_a", Key: fmt.Sprint("key_", i%2), Method: "POST", Route: "/x", Status: 201, At: time.Now()}
+			a := sandbox.Audit{ID: sandbox.NewLine("aud_"), Tenant: "tnt_a", Key: fmt.Sprint("key_", i%2), Method: "POST", Route: "/x", Status: 201, At: time.Now()}
 			if err := s.AddAudit(ctx, a); err != nil {
 				t.Fatal(err)
 			}

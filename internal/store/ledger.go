@@ -132,7 +132,7 @@ func (t *tx) charge(id runID, prices sandbox.Prices, now time.Time) error {
 // book adds a line to a tenant's ledger. It is the only writer of balances. The
 // caller has locked the tenant.
 func (t *tx) book(tenant sandbox.TenantID, e sandbox.Entry, run string) (sandbox.Entry, error) {
-	e.ID, e.At = sandbox.NewName("txn_"), rowTime()
+	e.ID, e.At = sandbox.NewLine("txn_"), rowTime()
 	if err := t.row(`update tenants set balance = balance + $2 where id = $1 returning balance`, string(tenant), int64(e.Amount)).Scan(&e.Balance); err != nil {
 		return e, err
 	}
