@@ -103,7 +103,11 @@ func (s *Server) exported(w http.ResponseWriter, r *http.Request, _ sandbox.Call
 		return err
 	}
 	defer leave()
-	if err := s.ration(counted, c); err != nil {
+	workspace, err := s.locateSandbox(r.Context(), c, l.Sandbox)
+	if err != nil {
+		return err
+	}
+	if err := s.ration(counted, c, workspace); err != nil {
 		return err
 	}
 	return s.sendExport(w, r, c, l)

@@ -65,10 +65,15 @@ func (s *Server) locate(r *http.Request, rt route, c sandbox.Caller) (workspace 
 	if id == "" || c.Workspace == "" && (s.cfg.RateLimit == 0 || rt.limit&counted == 0) {
 		return c.Workspace, nil
 	}
+	return s.locateSandbox(r.Context(), c, id)
+}
+
+// locateSandbox is locate for one sandbox.
+func (s *Server) locateSandbox(ctx context.Context, c sandbox.Caller, id string) (workspace string, err error) {
 	key := placed{c.Tenant, id}
 	workspace, known := s.places.get(key)
 	if !known {
-		sb, err := s.deps.Sandboxes.Get(r.Context(), c, id)
+		sb, err := s.deps.Sandboxes.Get(ctx, c, id)
 		if err != nil && c.Workspace == "" {
 			return "", nil // the handler finds out, too
 		}
@@ -82,7 +87,7 @@ func (s *Server) locate(r *http.Request, rt route, c sandbox.Caller) (workspace 
 	if !c.Sees(workspace) {
 		return "", sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "sandbox not found")
 	}
-	if workspace == s.defaultWorkspace(r.Context(), c.Tenant) {
+	if workspace == s.defaultWorkspace(ctx, c.Tenant) {
 		return "", nil // with what is about no workspace: most tenants have but one
 	}
 	return workspace, nil
