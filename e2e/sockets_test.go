@@ -383,3 +383,40 @@ func TestTerminalEcho(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("key to echo: p50 %v, p95 %v, p99 %v", took[len(took)/2], took[len(took)*95/100], took[len(took)*99/100])
 }
+
+// "POST /computers/{id}/exec/python {code, timeout?}": modules beside it are
+// found, and a traceback shows the line.
+func TestExecPython(t *testing.T) {
+	t.Parallel()
+	c := shared.tenant(t)
+	id := c.create(t, nil)
+	c.upload(t, id, "/w/beside.py", []byte("x = 42\n")).want(t, 200, "")
+	a := c.do(t, "POST", "computers/"+id+"/exec/python", obj{"cwd": "/w", "code": "import beside, sys\nprint(beside.x, '\"$x`', sys.argv)\nraise ValueError('ünïcode')\n"}).want(t, 200, "")
+	if a.str("stdout") != "42 \"$x` ['-c']\n" || a.num("exit_code") != 1 || !strings.Contains(a.str("stderr"), "raise ValueError('ünïcode')\nValueError: ünïcode\n") {
+		t.Errorf("got %s", a)
+	}
+	c.do(t, "POST", "sandboxes/"+id+"/exec/python", obj{"code": "while True: pass", "timeout": 1}).want(t, 504, "EXEC_TIMEOUT")
+}
+
+// §7.3: "binary frames both ways are the bytes of one TCP connection".
+func TestTunnel(t *testing.T) {
+	t.Parallel()
+	c := shared.tenant(t)
+	id := c.create(t, nil)
+	at := "computers/" + id + "/tunnel/"
+	c.sh(t, id, "mkdir /w; echo hello > /w/x; cd /w; nohup python3 -m http.server 8000 >/dev/null 2>&1 & "+
+		"for i in $(seq 100); do curl -s localhost:8000 >/dev/null && exit 0; sleep 0.1; done; exit 1")
+	w := c.websocket(t, at+"8000", "miosa-tunnel-v1")
+	w.send(false, "GET /x HTTP/1.0\r\n\r\n")
+	w.until(`(?s)200 OK.*\r\n\r\nhello\n`)
+	if got := w.closed(); got.Code != 1000 || got.Reason != "eof" {
+		t.Errorf("closed with %+v", got)
+	}
+	for path, code := range map[string]string{at + "8001": "PORT_CLOSED", at + "49982": "INVALID_PORT", "sandboxes/" + id + "/ssh-tunnel": "PORT_CLOSED"} {
+		a := c.do(t, "GET", path, nil, header{"Connection", "Upgrade"}, header{"Upgrade", "websocket"},
+			header{"Sec-WebSocket-Version", "13"}, header{"Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="})
+		if a.str("code") != code {
+			t.Errorf("%s: %s, want %s", path, a, code)
+		}
+	}
+}
