@@ -178,6 +178,10 @@ type ExportedFile struct {
 	DownloadURL string `json:"download_url"`
 }
 
+// ChangesLost is the type of an event of a watch that says that there were more
+// changes than could be told.
+const ChangesLost = "overflow"
+
 // FileChange is an event of GET /sandboxes/{id}/files/watch. Its name is "change".
 type FileChange struct {
 	Type      string    `json:"type"`  // created, modified, deleted, renamed, chmod

@@ -94,13 +94,17 @@ func fetch[T any](ctx context.Context, c *Client, cl call) (*T, error) {
 	return out, nil
 }
 
-// rows makes a call that answers with a list, and returns its rows.
+// rows makes a call that answers with a list, and returns its rows; all of them
+// unless cl asks for a page.
 func rows[T any](ctx context.Context, c *Client, cl call) ([]T, error) {
-	l, err := fetch[api.List[T]](ctx, c, cl)
-	if err != nil {
-		return nil, err
+	out := []T{}
+	for row, err := range all[T](ctx, c, cl) {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, row)
 	}
-	return l.Data, nil
+	return out, nil
 }
 
 // pages yields the rows of a list from page to page. next makes the call for
@@ -127,13 +131,19 @@ func pages[T any](ctx context.Context, c *Client, next func(cursor string) call)
 	}
 }
 
-// all yields the rows of a list that counts its pages, from page to page.
+// all yields the rows of a list that counts its pages, from page to page. The
+// first has as many as the server gives to who asks for no page.
 func all[T any](ctx context.Context, c *Client, cl call) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var none T
 		seen := 0
 		for page := 1; ; page++ {
-			l, err := fetch[api.List[T]](ctx, c, cl.with("page", itoa(page)).with("page_size", itoa(pageSize)))
+			if page > 1 {
+				cl = cl.with("page") // a query of its own
+				cl.query.Set("page", itoa(page))
+				cl.query.Set("page_size", itoa(seen/(page-1)))
+			}
+			l, err := fetch[api.List[T]](ctx, c, cl)
 			if err != nil {
 				yield(none, err)
 				return
@@ -149,6 +159,3 @@ func all[T any](ctx context.Context, c *Client, cl call) iter.Seq2[T, error] {
 		}
 	}
 }
-
-// pageSize is how many rows the iterators ask for at once.
-const pageSize = 200

@@ -40,13 +40,20 @@ func (c *Client) GetByName(ctx context.Context, name string) (*api.Sandbox, erro
 // List returns one page of the tenant's sandboxes that f selects, newest first;
 // if f asks for none, all of them up to the server's bound of 1000.
 func (c *Client) List(ctx context.Context, f api.SandboxFilter) ([]api.Sandbox, error) {
-	return rows[api.Sandbox](ctx, c, get(api.PathSandboxes).asking(f.Query()))
+	l, err := c.ListPage(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return l.Data, nil
 }
 
 // ListPage is List with the counts and the cursor of the next page.
 func (c *Client) ListPage(ctx context.Context, f api.SandboxFilter) (*api.List[api.Sandbox], error) {
 	return fetch[api.List[api.Sandbox]](ctx, c, get(api.PathSandboxes).asking(f.Query()))
 }
+
+// pageSize is how many rows All asks for at once.
+const pageSize = 200
 
 // All yields every sandbox that f selects, newest first, asking for a page
 // (f.Limit rows) when it is needed. One that is made meanwhile may be missing.

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
 	"github.com/coder/websocket"
 )
@@ -79,6 +81,7 @@ type socket struct {
 	cancel context.CancelFunc
 	in     chan message // closed at the end, when err says why
 	err    error
+	closed atomic.Bool // by us
 }
 
 func newSocket(ctx context.Context, ws *websocket.Conn) *socket {
@@ -109,6 +112,7 @@ func (s *socket) receive() error {
 
 // close says farewell and waits for the goroutine.
 func (s *socket) close() {
+	s.closed.Store(true)
 	_ = s.ws.Close(websocket.StatusNormalClosure, "")
 	s.cancel()
 	for range s.in {
@@ -134,6 +138,8 @@ func readNote(p []byte) (n note) {
 func (s *socket) ending(complaint *Error) (lastWord string, err error) {
 	var bye websocket.CloseError
 	switch {
+	case s.closed.Load():
+		return "", net.ErrClosed
 	case !errors.As(s.err, &bye):
 		return "", fmt.Errorf("the connection broke: %w", s.err)
 	case bye.Code == websocket.StatusNormalClosure:
@@ -147,10 +153,10 @@ func (s *socket) ending(complaint *Error) (lastWord string, err error) {
 // piece is how much of what is written goes into one message.
 const piece = 32 << 10
 
-func (s *socket) write(p []byte) (n int, err error) {
+func (s *socket) write(ctx context.Context, p []byte) (n int, err error) {
 	for n < len(p) {
 		part := p[n:min(n+piece, len(p))]
-		if err := s.ws.Write(s.ctx, websocket.MessageBinary, part); err != nil {
+		if err := s.ws.Write(ctx, websocket.MessageBinary, part); err != nil {
 			return n, fmt.Errorf("the connection broke: %w", err)
 		}
 		n += len(part)

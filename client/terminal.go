@@ -157,7 +157,7 @@ func (t *Terminal) ended() error {
 }
 
 // Write implements io.Writer. It blocks while the terminal takes nothing.
-func (t *Terminal) Write(p []byte) (int, error) { return t.socket.write(p) }
+func (t *Terminal) Write(p []byte) (int, error) { return t.socket.write(t.socket.ctx, p) }
 
 // Resize tells the terminal the size of its window.
 func (t *Terminal) Resize(cols, rows int) error {
