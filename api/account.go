@@ -17,7 +17,7 @@ type Tenant struct {
 	CreatedAt    time.Time `json:"created_at"`
 }
 
-// CreateTenant is the body of POST /tenants, and, without Slug, of PATCH.
+// CreateTenant is the body of POST /tenants.
 type CreateTenant struct {
 	Name         string  `json:"name,omitempty"`
 	Slug         string  `json:"slug,omitempty"`
@@ -27,6 +27,17 @@ type CreateTenant struct {
 	MaxMemoryMB  int64   `json:"max_memory_mb,omitempty"`
 	MaxStorageMB int64   `json:"max_storage_mb,omitempty"`
 	MaxKeys      int     `json:"max_keys,omitempty"`
+}
+
+// ChangeTenant is the body of PATCH /tenants/{id}. What is nil stays as it is.
+type ChangeTenant struct {
+	Name         *string  `json:"name,omitempty"`
+	Plan         *string  `json:"plan,omitempty"`
+	MaxSandboxes *int     `json:"max_sandboxes,omitempty"`
+	MaxVCPUs     *float64 `json:"max_vcpus,omitempty"`
+	MaxMemoryMB  *int64   `json:"max_memory_mb,omitempty"`
+	MaxStorageMB *int64   `json:"max_storage_mb,omitempty"`
+	MaxKeys      *int     `json:"max_keys,omitempty"`
 }
 
 // Key is an API key. Token and Key hold the secret, once, in the answer that

@@ -17,6 +17,14 @@ const (
 
 	PathScopedTokens = "/tokens/scoped"
 	PathTickets      = "/auth/sse-ticket"
+	PathUsers        = "/users"
+	PathWorkspaces   = "/workspaces"
+	PathProjects     = "/projects"
+	PathQuotas       = "/quotas/external"
+	PathPlan         = "/tenant/plan"
+	PathUsage        = "/usage"
+	PathCredits      = "/credits"
+	PathAudit        = "/audit"
 
 	PathHealth  = "/healthz"
 	PathReady   = "/readyz"
