@@ -91,3 +91,21 @@ type Run struct {
 	EndedAt   time.Time // zero while it runs
 	Counters
 }
+
+// Sample is how much a sandbox had used, and used, at one moment.
+type Sample struct {
+	At time.Time
+	Counters
+	Memory int64 // bytes
+}
+
+// Metrics is how a sandbox is doing. Zero where it does not run, or can't say.
+type Metrics struct {
+	Sample
+	Past                []Sample // oldest first, all before Sample
+	Cores               float64  // in use since the sample before
+	MemoryUsed          int64    // bytes, as seen inside
+	DiskUsed, DiskTotal int64    // bytes of the writable layer
+	Processes           int64
+	Load                float64
+}

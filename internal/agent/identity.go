@@ -89,11 +89,29 @@ func (a *Agent) remember() {
 	a.services.Load(a.table.Remember(loaded))
 }
 
-func checkInit(req *guestpb.InitRequest) error {
-	for k, v := range req.Env {
+// setEnv replaces the environment of what is started from now on.
+func (a *Agent) setEnv(env map[string]string) error {
+	if err := checkEnv(env); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.identity.env = maps.Clone(env)
+	return nil
+}
+
+func checkEnv(env map[string]string) error {
+	for k, v := range env {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {
 			return sandbox.Field("env", "names must not be empty or hold =, and nothing may hold a NUL byte")
 		}
+	}
+	return nil
+}
+
+func checkInit(req *guestpb.InitRequest) error {
+	if err := checkEnv(req.Env); err != nil {
+		return err
 	}
 	if len(req.Hostname) > maxName || strings.Trim(req.Hostname, "-.") != req.Hostname || strings.ContainsFunc(req.Hostname, notHostname) {
 		return sandbox.Field("hostname", "must be letters, digits, dots and hyphens, at most 64")

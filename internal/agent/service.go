@@ -41,6 +41,10 @@ func (s service) Init(_ context.Context, r *connect.Request[guestpb.InitRequest]
 	return answer(&guestpb.InitResponse{AgentVersion: s.a.cfg.Version, Seed: s.a.seed}, err)
 }
 
+func (s service) SetEnv(_ context.Context, r *connect.Request[guestpb.SetEnvRequest]) (*connect.Response[guestpb.SetEnvResponse], error) {
+	return answer(&guestpb.SetEnvResponse{}, s.a.setEnv(r.Msg.Env))
+}
+
 func (s service) Metrics(context.Context, *connect.Request[guestpb.MetricsRequest]) (*connect.Response[guestpb.MetricsResponse], error) {
 	return answer(s.a.metrics())
 }

@@ -16,6 +16,8 @@ type Store interface {
 	AppendEvent(ctx context.Context, e Event) (Event, error)
 	// EventsAfter returns up to limit events with a Seq above after, in order.
 	EventsAfter(ctx context.Context, id sandbox.ID, after int64, limit int) ([]Event, error)
+	// EventsTail returns the last n events, in order.
+	EventsTail(ctx context.Context, id sandbox.ID, n int) ([]Event, error)
 	// LastEvent returns the highest Seq of a sandbox, 0 for none.
 	LastEvent(ctx context.Context, id sandbox.ID) (int64, error)
 }
@@ -111,6 +113,15 @@ func (l *Log) Record(ctx context.Context, e Event) error {
 		return fmt.Errorf("record event: %w", err)
 	}
 	return nil
+}
+
+// Tail returns the last n stored events of a sandbox, in order.
+func (l *Log) Tail(ctx context.Context, id sandbox.ID, n int) ([]Event, error) {
+	list, err := l.store.EventsTail(ctx, id, n)
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	return list, nil
 }
 
 // Follow yields the stored events of one sandbox with a Seq above after (below

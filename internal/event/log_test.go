@@ -41,6 +41,11 @@ func (m *memStore) EventsAfter(_ context.Context, id sandbox.ID, after int64, li
 	return list, nil
 }
 
+func (m *memStore) EventsTail(ctx context.Context, id sandbox.ID, n int) ([]Event, error) {
+	list, err := m.EventsAfter(ctx, id, 0, len(m.events))
+	return list[max(len(list)-n, 0):], err
+}
+
 func (m *memStore) LastEvent(_ context.Context, id sandbox.ID) (last int64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -85,6 +85,12 @@ func (c *Client) Init(ctx context.Context, req *guestpb.InitRequest) (*guestpb.I
 	return unary(ctx, c.rpc.Init, req)
 }
 
+// SetEnv replaces the environment of what is started from now on.
+func (c *Client) SetEnv(ctx context.Context, env map[string]string) error {
+	_, err := unary(ctx, c.rpc.SetEnv, &guestpb.SetEnvRequest{Env: env})
+	return err
+}
+
 // Metrics reads memory, disk and process counts as seen inside.
 func (c *Client) Metrics(ctx context.Context) (*guestpb.MetricsResponse, error) {
 	return unary(ctx, c.rpc.Metrics, &guestpb.MetricsRequest{})

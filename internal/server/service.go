@@ -35,6 +35,12 @@ type Sandboxes interface {
 	Stop(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
 	Start(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
 	Restart(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
+	// Usage tells what a sandbox has used until now, Metrics how it is doing.
+	Usage(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, sandbox.Usage, error)
+	Metrics(ctx context.Context, c sandbox.Caller, id string, window time.Duration) (sandbox.Sandbox, sandbox.Metrics, error)
+	// SetEnv changes the variables of processes that are started later;
+	// NotFound for one to be unset that is not there.
+	SetEnv(ctx context.Context, c sandbox.Caller, id string, ch sandbox.EnvChange) (sandbox.Sandbox, error)
 	// Guest admits work on a running sandbox; CodeNotRunning otherwise. The
 	// connection is the supervisor's: don't close it. ctx is cancelled with a
 	// classified cause when the sandbox ends.
@@ -57,6 +63,8 @@ type Events interface {
 	// listens from the moment of the call. A reader too slow for live output
 	// misses some of it, never a stored event.
 	Follow(ctx context.Context, id sandbox.ID, after int64) iter.Seq2[event.Event, error]
+	// Tail returns the last n stored events of a sandbox, in order.
+	Tail(ctx context.Context, id sandbox.ID, n int) ([]event.Event, error)
 	// Publish shows a live event to whoever follows just now. It never blocks.
 	Publish(event.Event)
 	// Record stores an event and shows it.

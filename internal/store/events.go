@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"silica.dev/silica/internal/event"
@@ -47,8 +48,20 @@ func (s *Store) AppendEvent(ctx context.Context, e event.Event) (event.Event, er
 // EventsAfter returns up to limit events of a sandbox with a Seq above after, in
 // order.
 func (s *Store) EventsAfter(ctx context.Context, id sandbox.ID, after int64, limit int) ([]event.Event, error) {
-	rows, err := s.read.QueryContext(ctx, `select seq, sandbox, tenant, type, data, at from events
+	return s.events(ctx, `select seq, sandbox, tenant, type, data, at from events
 		where sandbox = $1 and seq > $2 order by seq limit $3`, string(id), after, limit)
+}
+
+// EventsTail returns the last n events of a sandbox, in order.
+func (s *Store) EventsTail(ctx context.Context, id sandbox.ID, n int) ([]event.Event, error) {
+	list, err := s.events(ctx, `select seq, sandbox, tenant, type, data, at from events
+		where sandbox = $1 order by seq desc limit $2`, string(id), n)
+	slices.Reverse(list)
+	return list, err
+}
+
+func (s *Store) events(ctx context.Context, query string, args ...any) ([]event.Event, error) {
+	rows, err := s.read.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, wrap(err, "read events")
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"silica.dev/silica/internal/guest/guestpb"
@@ -266,15 +265,10 @@ func (s *Supervisor) init(ctx context.Context, u *unit, sb sandbox.Sandbox, t sa
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.InitTimeout,
 		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "its agent did not answer in time"))
 	defer cancel()
-	env := maps.Clone(t.Env)
-	if env == nil {
-		env = map[string]string{}
-	}
-	maps.Copy(env, sb.Spec.Env)
 	entropy := make([]byte, 32)
 	_, _ = rand.Read(entropy) // crypto/rand.Read never fails
 	_, err := u.agent(s.driver).Init(ctx, &guestpb.InitRequest{
-		Hostname: sb.Slug, Env: env, UnixNano: time.Now().UnixNano(), Entropy: entropy,
+		Hostname: sb.Slug, Env: environment(sb, t), UnixNano: time.Now().UnixNano(), Entropy: entropy,
 		Workdir: t.Workdir, Nameservers: s.cfg.Nameservers, MaxProcesses: s.cfg.MaxProcesses,
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	driver "silica.dev/silica/internal/runtime"
@@ -35,6 +36,48 @@ func (s *Supervisor) Usage(ctx context.Context, c sandbox.Caller, id string) (sa
 	return sb, used, err
 }
 
+// Metrics tells how a sandbox is doing, and how it was in the last window.
+func (s *Supervisor) Metrics(ctx context.Context, c sandbox.Caller, id string, window time.Duration) (sandbox.Sandbox, sandbox.Metrics, error) {
+	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
+	m := sandbox.Metrics{Sample: sandbox.Sample{At: now()}}
+	u := s.lookup(sb.ID)
+	if err != nil || sb.State != sandbox.Running || u == nil || !u.usable() {
+		return sb, m, err
+	}
+	m.Counters, m.Sample.Memory, _ = s.gauge(ctx, u.id)
+	u.mu.Lock()
+	m.Past = slices.Clone(u.samples)
+	before := sandbox.Sample{At: sb.StartedAt, Counters: u.base}
+	u.mu.Unlock()
+	for _, p := range slices.Backward(m.Past) {
+		if m.At.Sub(p.At) >= time.Second {
+			before = p
+			break
+		}
+	}
+	if took := m.At.Sub(before.At); took > 0 && m.Counters.CPU >= before.Counters.CPU {
+		m.Cores = float64(m.Counters.CPU-before.Counters.CPU) / float64(took)
+	}
+	m.Past = slices.DeleteFunc(m.Past, func(p sandbox.Sample) bool { return m.At.Sub(p.At) > window })
+
+	inside, cancel := context.WithTimeout(ctx, meterWait)
+	defer cancel()
+	got, err := u.agent(s.driver).Metrics(inside)
+	if err != nil {
+		s.log.Debug("a sandbox does not say how it is doing", "sandbox", u.id, "err", err)
+		return sb, m, nil
+	}
+	within := func(v, most int64) int64 { return min(max(v, 0), most) } // it may say anything
+	m.MemoryUsed = within(got.MemoryUsed, sb.Spec.Memory)
+	m.DiskTotal = within(got.DiskTotal, sb.Spec.Disk)
+	m.DiskUsed = within(got.DiskUsed, m.DiskTotal)
+	m.Processes = int64(got.Processes)
+	if got.Load >= 0 && got.Load < 1e6 {
+		m.Load = got.Load
+	}
+	return sb, m, nil
+}
+
 // beginMeter has a sandbox measured from now on. The counters of one that came
 // to run just now are looked at first: what they show is not its tenant's.
 func (s *Supervisor) beginMeter(u *unit, fresh bool) {
@@ -54,18 +97,24 @@ func (s *Supervisor) beginMeter(u *unit, fresh bool) {
 
 // counters asks the driver. false says that it has no answer.
 func (s *Supervisor) counters(ctx context.Context, id sandbox.ID) (sandbox.Counters, bool) {
+	c, _, ok := s.gauge(ctx, id)
+	return c, ok
+}
+
+// gauge is counters, and the bytes of memory in use.
+func (s *Supervisor) gauge(ctx context.Context, id sandbox.ID) (c sandbox.Counters, memory int64, ok bool) {
 	m, ok := s.driver.(driver.Meter)
 	if !ok {
-		return sandbox.Counters{}, false
+		return c, 0, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, meterWait)
 	defer cancel()
 	got, err := m.Usage(ctx, id)
 	if err != nil {
 		s.log.Debug("a sandbox could not be measured", "sandbox", id, "err", err)
-		return sandbox.Counters{}, false
+		return c, 0, false
 	}
-	return sandbox.Counters{CPU: got.CPU, NetworkIn: got.NetworkIn, NetworkOut: got.NetworkOut}, true
+	return sandbox.Counters{CPU: got.CPU, NetworkIn: got.NetworkIn, NetworkOut: got.NetworkOut}, got.Memory, true
 }
 
 // read measures a sandbox that is being metered.
@@ -77,7 +126,10 @@ func (s *Supervisor) read(ctx context.Context, u *unit) (sandbox.Reading, bool) 
 		return sandbox.Reading{}, false
 	}
 	at := now()
-	counted, ok := s.counters(ctx, u.id)
+	counted, memory, ok := s.gauge(ctx, u.id)
+	if ok {
+		u.remember(sandbox.Sample{At: at, Counters: counted, Memory: memory})
+	}
 	return sandbox.Reading{Sandbox: u.id, At: at, Now: counted, Base: base}, ok
 }
 
@@ -146,4 +198,22 @@ func (s *Supervisor) measure(ctx context.Context) {
 		u.written = readings[i]
 		u.mu.Unlock()
 	}
+}
+
+const (
+	sampleEvery = 10 * time.Second // at least between two samples that are kept
+	maxSamples  = 240
+)
+
+// remember keeps a sample for those who ask how it was.
+func (u *unit) remember(s sandbox.Sample) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if n := len(u.samples); n > 0 && s.At.Sub(u.samples[n-1].At) < sampleEvery {
+		return
+	}
+	if len(u.samples) >= maxSamples {
+		u.samples = append(u.samples[:0], u.samples[1:]...)
+	}
+	u.samples = append(u.samples, s)
 }

@@ -29,6 +29,8 @@ type unit struct {
 	births int
 	gone   chan struct{} // closed when nothing is left on the host
 
+	env sync.Mutex // held while the agent is told of its environment
+
 	mu      sync.Mutex
 	isReady bool
 	freeing bool
@@ -36,6 +38,7 @@ type unit struct {
 	metered bool             // its use is its tenant's, and counted
 	base    sandbox.Counters // what was counted before that
 	written sandbox.Reading  // the last that is durable
+	samples []sandbox.Sample // of the last hour, oldest first
 	refusal error            // why no new work is let in just now
 
 	// Of the sandbox's use: how many are at work in it, when the last one

@@ -82,7 +82,7 @@ func (x Notice_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Notice_Kind.Descriptor instead.
 func (Notice_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{5, 0}
+	return file_guest_proto_rawDescGZIP(), []int{7, 0}
 }
 
 type ProcessEvent_Stream int32
@@ -137,7 +137,7 @@ func (x ProcessEvent_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ProcessEvent_Stream.Descriptor instead.
 func (ProcessEvent_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{15, 0}
+	return file_guest_proto_rawDescGZIP(), []int{17, 0}
 }
 
 type ControlServiceRequest_Action int32
@@ -192,7 +192,7 @@ func (x ControlServiceRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ControlServiceRequest_Action.Descriptor instead.
 func (ControlServiceRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{29, 0}
+	return file_guest_proto_rawDescGZIP(), []int{31, 0}
 }
 
 type Entry_Type int32
@@ -247,7 +247,7 @@ func (x Entry_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry_Type.Descriptor instead.
 func (Entry_Type) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{30, 0}
+	return file_guest_proto_rawDescGZIP(), []int{32, 0}
 }
 
 type WatchEvent_Kind int32
@@ -314,7 +314,7 @@ func (x WatchEvent_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchEvent_Kind.Descriptor instead.
 func (WatchEvent_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{42, 0}
+	return file_guest_proto_rawDescGZIP(), []int{44, 0}
 }
 
 type InitRequest struct {
@@ -468,6 +468,86 @@ func (x *InitResponse) GetSeed() string {
 	return ""
 }
 
+type SetEnvRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Env           map[string]string      `protobuf:"bytes,1,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetEnvRequest) Reset() {
+	*x = SetEnvRequest{}
+	mi := &file_guest_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetEnvRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetEnvRequest) ProtoMessage() {}
+
+func (x *SetEnvRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetEnvRequest.ProtoReflect.Descriptor instead.
+func (*SetEnvRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SetEnvRequest) GetEnv() map[string]string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+type SetEnvResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetEnvResponse) Reset() {
+	*x = SetEnvResponse{}
+	mi := &file_guest_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetEnvResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetEnvResponse) ProtoMessage() {}
+
+func (x *SetEnvResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetEnvResponse.ProtoReflect.Descriptor instead.
+func (*SetEnvResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{3}
+}
+
 type MetricsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -476,7 +556,7 @@ type MetricsRequest struct {
 
 func (x *MetricsRequest) Reset() {
 	*x = MetricsRequest{}
-	mi := &file_guest_proto_msgTypes[2]
+	mi := &file_guest_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +568,7 @@ func (x *MetricsRequest) String() string {
 func (*MetricsRequest) ProtoMessage() {}
 
 func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[2]
+	mi := &file_guest_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +581,7 @@ func (x *MetricsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsRequest.ProtoReflect.Descriptor instead.
 func (*MetricsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{2}
+	return file_guest_proto_rawDescGZIP(), []int{4}
 }
 
 type MetricsResponse struct {
@@ -518,7 +598,7 @@ type MetricsResponse struct {
 
 func (x *MetricsResponse) Reset() {
 	*x = MetricsResponse{}
-	mi := &file_guest_proto_msgTypes[3]
+	mi := &file_guest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +610,7 @@ func (x *MetricsResponse) String() string {
 func (*MetricsResponse) ProtoMessage() {}
 
 func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[3]
+	mi := &file_guest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +623,7 @@ func (x *MetricsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsResponse.ProtoReflect.Descriptor instead.
 func (*MetricsResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{3}
+	return file_guest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MetricsResponse) GetMemoryTotal() int64 {
@@ -597,7 +677,7 @@ type NoticesRequest struct {
 
 func (x *NoticesRequest) Reset() {
 	*x = NoticesRequest{}
-	mi := &file_guest_proto_msgTypes[4]
+	mi := &file_guest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +689,7 @@ func (x *NoticesRequest) String() string {
 func (*NoticesRequest) ProtoMessage() {}
 
 func (x *NoticesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[4]
+	mi := &file_guest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +702,7 @@ func (x *NoticesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoticesRequest.ProtoReflect.Descriptor instead.
 func (*NoticesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{4}
+	return file_guest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *NoticesRequest) GetAfter() uint64 {
@@ -644,7 +724,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_guest_proto_msgTypes[5]
+	mi := &file_guest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +736,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[5]
+	mi := &file_guest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +749,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{5}
+	return file_guest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Notice) GetSeq() uint64 {
@@ -708,7 +788,7 @@ type RelieveRequest struct {
 
 func (x *RelieveRequest) Reset() {
 	*x = RelieveRequest{}
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +800,7 @@ func (x *RelieveRequest) String() string {
 func (*RelieveRequest) ProtoMessage() {}
 
 func (x *RelieveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +813,7 @@ func (x *RelieveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelieveRequest.ProtoReflect.Descriptor instead.
 func (*RelieveRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{6}
+	return file_guest_proto_rawDescGZIP(), []int{8}
 }
 
 type RelieveResponse struct {
@@ -747,7 +827,7 @@ type RelieveResponse struct {
 
 func (x *RelieveResponse) Reset() {
 	*x = RelieveResponse{}
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +839,7 @@ func (x *RelieveResponse) String() string {
 func (*RelieveResponse) ProtoMessage() {}
 
 func (x *RelieveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +852,7 @@ func (x *RelieveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelieveResponse.ProtoReflect.Descriptor instead.
 func (*RelieveResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RelieveResponse) GetPid() uint32 {
@@ -806,7 +886,7 @@ type Pty struct {
 
 func (x *Pty) Reset() {
 	*x = Pty{}
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +898,7 @@ func (x *Pty) String() string {
 func (*Pty) ProtoMessage() {}
 
 func (x *Pty) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +911,7 @@ func (x *Pty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pty.ProtoReflect.Descriptor instead.
 func (*Pty) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Pty) GetCols() uint32 {
@@ -862,7 +942,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +954,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +967,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StartRequest) GetArgs() []string {
@@ -944,7 +1024,7 @@ type SpawnRequest struct {
 
 func (x *SpawnRequest) Reset() {
 	*x = SpawnRequest{}
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1036,7 @@ func (x *SpawnRequest) String() string {
 func (*SpawnRequest) ProtoMessage() {}
 
 func (x *SpawnRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1049,7 @@ func (x *SpawnRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpawnRequest.ProtoReflect.Descriptor instead.
 func (*SpawnRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SpawnRequest) GetStart() *StartRequest {
@@ -1009,7 +1089,7 @@ type SpawnResponse struct {
 
 func (x *SpawnResponse) Reset() {
 	*x = SpawnResponse{}
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1101,7 @@ func (x *SpawnResponse) String() string {
 func (*SpawnResponse) ProtoMessage() {}
 
 func (x *SpawnResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1114,7 @@ func (x *SpawnResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpawnResponse.ProtoReflect.Descriptor instead.
 func (*SpawnResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SpawnResponse) GetProcess() *Process {
@@ -1071,7 +1151,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1163,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1176,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Process) GetId() uint64 {
@@ -1215,7 +1295,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1307,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1320,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttachRequest) GetId() uint64 {
@@ -1301,7 +1381,7 @@ type AttachEvent struct {
 
 func (x *AttachEvent) Reset() {
 	*x = AttachEvent{}
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1393,7 @@ func (x *AttachEvent) String() string {
 func (*AttachEvent) ProtoMessage() {}
 
 func (x *AttachEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1406,7 @@ func (x *AttachEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachEvent.ProtoReflect.Descriptor instead.
 func (*AttachEvent) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AttachEvent) GetEvent() isAttachEvent_Event {
@@ -1430,7 +1510,7 @@ type ProcessEvent struct {
 
 func (x *ProcessEvent) Reset() {
 	*x = ProcessEvent{}
-	mi := &file_guest_proto_msgTypes[15]
+	mi := &file_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1522,7 @@ func (x *ProcessEvent) String() string {
 func (*ProcessEvent) ProtoMessage() {}
 
 func (x *ProcessEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[15]
+	mi := &file_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1535,7 @@ func (x *ProcessEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent.ProtoReflect.Descriptor instead.
 func (*ProcessEvent) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ProcessEvent) GetEvent() isProcessEvent_Event {
@@ -1543,7 +1623,7 @@ type SendInputRequest struct {
 
 func (x *SendInputRequest) Reset() {
 	*x = SendInputRequest{}
-	mi := &file_guest_proto_msgTypes[16]
+	mi := &file_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1635,7 @@ func (x *SendInputRequest) String() string {
 func (*SendInputRequest) ProtoMessage() {}
 
 func (x *SendInputRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[16]
+	mi := &file_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1648,7 @@ func (x *SendInputRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendInputRequest.ProtoReflect.Descriptor instead.
 func (*SendInputRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SendInputRequest) GetId() uint64 {
@@ -1607,7 +1687,7 @@ type SendInputResponse struct {
 
 func (x *SendInputResponse) Reset() {
 	*x = SendInputResponse{}
-	mi := &file_guest_proto_msgTypes[17]
+	mi := &file_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1699,7 @@ func (x *SendInputResponse) String() string {
 func (*SendInputResponse) ProtoMessage() {}
 
 func (x *SendInputResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[17]
+	mi := &file_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1712,7 @@ func (x *SendInputResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendInputResponse.ProtoReflect.Descriptor instead.
 func (*SendInputResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_proto_rawDescGZIP(), []int{19}
 }
 
 type ResizeRequest struct {
@@ -1646,7 +1726,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1738,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1751,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResizeRequest) GetId() uint64 {
@@ -1703,7 +1783,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_guest_proto_msgTypes[19]
+	mi := &file_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1795,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[19]
+	mi := &file_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1808,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_proto_rawDescGZIP(), []int{21}
 }
 
 type SignalRequest struct {
@@ -1743,7 +1823,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_guest_proto_msgTypes[20]
+	mi := &file_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1835,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[20]
+	mi := &file_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1848,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SignalRequest) GetId() uint64 {
@@ -1807,7 +1887,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_guest_proto_msgTypes[21]
+	mi := &file_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1899,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[21]
+	mi := &file_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1912,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{21}
+	return file_guest_proto_rawDescGZIP(), []int{23}
 }
 
 type ListProcessesRequest struct {
@@ -1845,7 +1925,7 @@ type ListProcessesRequest struct {
 
 func (x *ListProcessesRequest) Reset() {
 	*x = ListProcessesRequest{}
-	mi := &file_guest_proto_msgTypes[22]
+	mi := &file_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1937,7 @@ func (x *ListProcessesRequest) String() string {
 func (*ListProcessesRequest) ProtoMessage() {}
 
 func (x *ListProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[22]
+	mi := &file_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1950,7 @@ func (x *ListProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ListProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{22}
+	return file_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListProcessesRequest) GetKind() string {
@@ -1896,7 +1976,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_guest_proto_msgTypes[23]
+	mi := &file_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +1988,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[23]
+	mi := &file_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2001,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{23}
+	return file_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListProcessesResponse) GetProcesses() []*Process {
@@ -1955,7 +2035,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_guest_proto_msgTypes[24]
+	mi := &file_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2047,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[24]
+	mi := &file_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2060,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Service) GetId() string {
@@ -2104,7 +2184,7 @@ type CreateServiceRequest struct {
 
 func (x *CreateServiceRequest) Reset() {
 	*x = CreateServiceRequest{}
-	mi := &file_guest_proto_msgTypes[25]
+	mi := &file_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2196,7 @@ func (x *CreateServiceRequest) String() string {
 func (*CreateServiceRequest) ProtoMessage() {}
 
 func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[25]
+	mi := &file_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2209,7 @@ func (x *CreateServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceRequest.ProtoReflect.Descriptor instead.
 func (*CreateServiceRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{25}
+	return file_guest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateServiceRequest) GetService() *Service {
@@ -2148,7 +2228,7 @@ type ServiceResponse struct {
 
 func (x *ServiceResponse) Reset() {
 	*x = ServiceResponse{}
-	mi := &file_guest_proto_msgTypes[26]
+	mi := &file_guest_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2240,7 @@ func (x *ServiceResponse) String() string {
 func (*ServiceResponse) ProtoMessage() {}
 
 func (x *ServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[26]
+	mi := &file_guest_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2253,7 @@ func (x *ServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceResponse.ProtoReflect.Descriptor instead.
 func (*ServiceResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{26}
+	return file_guest_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ServiceResponse) GetService() *Service {
@@ -2191,7 +2271,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_guest_proto_msgTypes[27]
+	mi := &file_guest_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2283,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[27]
+	mi := &file_guest_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2296,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{27}
+	return file_guest_proto_rawDescGZIP(), []int{29}
 }
 
 type ListServicesResponse struct {
@@ -2228,7 +2308,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_guest_proto_msgTypes[28]
+	mi := &file_guest_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2320,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[28]
+	mi := &file_guest_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2333,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{28}
+	return file_guest_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListServicesResponse) GetServices() []*Service {
@@ -2273,7 +2353,7 @@ type ControlServiceRequest struct {
 
 func (x *ControlServiceRequest) Reset() {
 	*x = ControlServiceRequest{}
-	mi := &file_guest_proto_msgTypes[29]
+	mi := &file_guest_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2365,7 @@ func (x *ControlServiceRequest) String() string {
 func (*ControlServiceRequest) ProtoMessage() {}
 
 func (x *ControlServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[29]
+	mi := &file_guest_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2378,7 @@ func (x *ControlServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlServiceRequest.ProtoReflect.Descriptor instead.
 func (*ControlServiceRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{29}
+	return file_guest_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ControlServiceRequest) GetService() string {
@@ -2333,7 +2413,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_guest_proto_msgTypes[30]
+	mi := &file_guest_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2425,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[30]
+	mi := &file_guest_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2438,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{30}
+	return file_guest_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Entry) GetName() string {
@@ -2440,7 +2520,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_guest_proto_msgTypes[31]
+	mi := &file_guest_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2532,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[31]
+	mi := &file_guest_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2545,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{31}
+	return file_guest_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StatRequest) GetPath() string {
@@ -2484,7 +2564,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_guest_proto_msgTypes[32]
+	mi := &file_guest_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2576,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[32]
+	mi := &file_guest_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2589,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{32}
+	return file_guest_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatResponse) GetEntry() *Entry {
@@ -2532,7 +2612,7 @@ type ListDirRequest struct {
 
 func (x *ListDirRequest) Reset() {
 	*x = ListDirRequest{}
-	mi := &file_guest_proto_msgTypes[33]
+	mi := &file_guest_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2624,7 @@ func (x *ListDirRequest) String() string {
 func (*ListDirRequest) ProtoMessage() {}
 
 func (x *ListDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[33]
+	mi := &file_guest_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2637,7 @@ func (x *ListDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDirRequest.ProtoReflect.Descriptor instead.
 func (*ListDirRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{33}
+	return file_guest_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListDirRequest) GetPath() string {
@@ -2591,7 +2671,7 @@ type ListDirResponse struct {
 
 func (x *ListDirResponse) Reset() {
 	*x = ListDirResponse{}
-	mi := &file_guest_proto_msgTypes[34]
+	mi := &file_guest_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2683,7 @@ func (x *ListDirResponse) String() string {
 func (*ListDirResponse) ProtoMessage() {}
 
 func (x *ListDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[34]
+	mi := &file_guest_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2696,7 @@ func (x *ListDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDirResponse.ProtoReflect.Descriptor instead.
 func (*ListDirResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{34}
+	return file_guest_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListDirResponse) GetEntries() []*Entry {
@@ -2644,7 +2724,7 @@ type MakeDirRequest struct {
 
 func (x *MakeDirRequest) Reset() {
 	*x = MakeDirRequest{}
-	mi := &file_guest_proto_msgTypes[35]
+	mi := &file_guest_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +2736,7 @@ func (x *MakeDirRequest) String() string {
 func (*MakeDirRequest) ProtoMessage() {}
 
 func (x *MakeDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[35]
+	mi := &file_guest_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +2749,7 @@ func (x *MakeDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeDirRequest.ProtoReflect.Descriptor instead.
 func (*MakeDirRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{35}
+	return file_guest_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MakeDirRequest) GetPath() string {
@@ -2702,7 +2782,7 @@ type MakeDirResponse struct {
 
 func (x *MakeDirResponse) Reset() {
 	*x = MakeDirResponse{}
-	mi := &file_guest_proto_msgTypes[36]
+	mi := &file_guest_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2714,7 +2794,7 @@ func (x *MakeDirResponse) String() string {
 func (*MakeDirResponse) ProtoMessage() {}
 
 func (x *MakeDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[36]
+	mi := &file_guest_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2727,7 +2807,7 @@ func (x *MakeDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeDirResponse.ProtoReflect.Descriptor instead.
 func (*MakeDirResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{36}
+	return file_guest_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MakeDirResponse) GetEntry() *Entry {
@@ -2748,7 +2828,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_guest_proto_msgTypes[37]
+	mi := &file_guest_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +2840,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[37]
+	mi := &file_guest_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +2853,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{37}
+	return file_guest_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MoveRequest) GetFrom() string {
@@ -2806,7 +2886,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_guest_proto_msgTypes[38]
+	mi := &file_guest_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +2898,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[38]
+	mi := &file_guest_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +2911,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{38}
+	return file_guest_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MoveResponse) GetEntry() *Entry {
@@ -2851,7 +2931,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_guest_proto_msgTypes[39]
+	mi := &file_guest_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +2943,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[39]
+	mi := &file_guest_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +2956,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{39}
+	return file_guest_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveRequest) GetPath() string {
@@ -2901,7 +2981,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_guest_proto_msgTypes[40]
+	mi := &file_guest_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2913,7 +2993,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[40]
+	mi := &file_guest_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2926,7 +3006,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{40}
+	return file_guest_proto_rawDescGZIP(), []int{42}
 }
 
 type WatchRequest struct {
@@ -2939,7 +3019,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_guest_proto_msgTypes[41]
+	mi := &file_guest_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2951,7 +3031,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[41]
+	mi := &file_guest_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2964,7 +3044,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{41}
+	return file_guest_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WatchRequest) GetPath() string {
@@ -2994,7 +3074,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_guest_proto_msgTypes[42]
+	mi := &file_guest_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3086,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[42]
+	mi := &file_guest_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3099,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{42}
+	return file_guest_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchEvent) GetKind() WatchEvent_Kind {
@@ -3069,7 +3149,7 @@ type CopyRequest struct {
 
 func (x *CopyRequest) Reset() {
 	*x = CopyRequest{}
-	mi := &file_guest_proto_msgTypes[43]
+	mi := &file_guest_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3161,7 @@ func (x *CopyRequest) String() string {
 func (*CopyRequest) ProtoMessage() {}
 
 func (x *CopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[43]
+	mi := &file_guest_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3174,7 @@ func (x *CopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRequest.ProtoReflect.Descriptor instead.
 func (*CopyRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{43}
+	return file_guest_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CopyRequest) GetFrom() string {
@@ -3134,7 +3214,7 @@ type CopyResponse struct {
 
 func (x *CopyResponse) Reset() {
 	*x = CopyResponse{}
-	mi := &file_guest_proto_msgTypes[44]
+	mi := &file_guest_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3226,7 @@ func (x *CopyResponse) String() string {
 func (*CopyResponse) ProtoMessage() {}
 
 func (x *CopyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[44]
+	mi := &file_guest_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3239,7 @@ func (x *CopyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyResponse.ProtoReflect.Descriptor instead.
 func (*CopyResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{44}
+	return file_guest_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CopyResponse) GetEntry() *Entry {
@@ -3182,7 +3262,7 @@ type ChangeRequest struct {
 
 func (x *ChangeRequest) Reset() {
 	*x = ChangeRequest{}
-	mi := &file_guest_proto_msgTypes[45]
+	mi := &file_guest_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3274,7 @@ func (x *ChangeRequest) String() string {
 func (*ChangeRequest) ProtoMessage() {}
 
 func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[45]
+	mi := &file_guest_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3287,7 @@ func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{45}
+	return file_guest_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ChangeRequest) GetPath() string {
@@ -3254,7 +3334,7 @@ type ChangeResponse struct {
 
 func (x *ChangeResponse) Reset() {
 	*x = ChangeResponse{}
-	mi := &file_guest_proto_msgTypes[46]
+	mi := &file_guest_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3266,7 +3346,7 @@ func (x *ChangeResponse) String() string {
 func (*ChangeResponse) ProtoMessage() {}
 
 func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[46]
+	mi := &file_guest_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3279,7 +3359,7 @@ func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
 func (*ChangeResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{46}
+	return file_guest_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ChangeResponse) GetEntry() *Entry {
@@ -3302,7 +3382,7 @@ type GlobRequest struct {
 
 func (x *GlobRequest) Reset() {
 	*x = GlobRequest{}
-	mi := &file_guest_proto_msgTypes[47]
+	mi := &file_guest_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3314,7 +3394,7 @@ func (x *GlobRequest) String() string {
 func (*GlobRequest) ProtoMessage() {}
 
 func (x *GlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[47]
+	mi := &file_guest_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3327,7 +3407,7 @@ func (x *GlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobRequest.ProtoReflect.Descriptor instead.
 func (*GlobRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{47}
+	return file_guest_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GlobRequest) GetPath() string {
@@ -3376,7 +3456,7 @@ type GlobResponse struct {
 
 func (x *GlobResponse) Reset() {
 	*x = GlobResponse{}
-	mi := &file_guest_proto_msgTypes[48]
+	mi := &file_guest_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3468,7 @@ func (x *GlobResponse) String() string {
 func (*GlobResponse) ProtoMessage() {}
 
 func (x *GlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[48]
+	mi := &file_guest_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3481,7 @@ func (x *GlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobResponse.ProtoReflect.Descriptor instead.
 func (*GlobResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{48}
+	return file_guest_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GlobResponse) GetEntries() []*Entry {
@@ -3438,7 +3518,7 @@ type Scope struct {
 
 func (x *Scope) Reset() {
 	*x = Scope{}
-	mi := &file_guest_proto_msgTypes[49]
+	mi := &file_guest_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3450,7 +3530,7 @@ func (x *Scope) String() string {
 func (*Scope) ProtoMessage() {}
 
 func (x *Scope) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[49]
+	mi := &file_guest_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3463,7 +3543,7 @@ func (x *Scope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scope.ProtoReflect.Descriptor instead.
 func (*Scope) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{49}
+	return file_guest_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Scope) GetPath() string {
@@ -3506,7 +3586,7 @@ type SearchRequest struct {
 
 func (x *SearchRequest) Reset() {
 	*x = SearchRequest{}
-	mi := &file_guest_proto_msgTypes[50]
+	mi := &file_guest_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +3598,7 @@ func (x *SearchRequest) String() string {
 func (*SearchRequest) ProtoMessage() {}
 
 func (x *SearchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[50]
+	mi := &file_guest_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +3611,7 @@ func (x *SearchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
 func (*SearchRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{50}
+	return file_guest_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SearchRequest) GetScope() *Scope {
@@ -3574,7 +3654,7 @@ type SearchResponse struct {
 
 func (x *SearchResponse) Reset() {
 	*x = SearchResponse{}
-	mi := &file_guest_proto_msgTypes[51]
+	mi := &file_guest_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3586,7 +3666,7 @@ func (x *SearchResponse) String() string {
 func (*SearchResponse) ProtoMessage() {}
 
 func (x *SearchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[51]
+	mi := &file_guest_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3599,7 +3679,7 @@ func (x *SearchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
 func (*SearchResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{51}
+	return file_guest_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SearchResponse) GetMatches() []*SearchResponse_Match {
@@ -3643,7 +3723,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_guest_proto_msgTypes[52]
+	mi := &file_guest_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3655,7 +3735,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[52]
+	mi := &file_guest_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3668,7 +3748,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{52}
+	return file_guest_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ReplaceRequest) GetScope() *Scope {
@@ -3717,7 +3797,7 @@ type ReplaceResponse struct {
 
 func (x *ReplaceResponse) Reset() {
 	*x = ReplaceResponse{}
-	mi := &file_guest_proto_msgTypes[53]
+	mi := &file_guest_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3729,7 +3809,7 @@ func (x *ReplaceResponse) String() string {
 func (*ReplaceResponse) ProtoMessage() {}
 
 func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[53]
+	mi := &file_guest_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3742,7 +3822,7 @@ func (x *ReplaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{53}
+	return file_guest_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReplaceResponse) GetFiles() []*ReplaceResponse_File {
@@ -3776,7 +3856,7 @@ type AttachEvent_Attached struct {
 
 func (x *AttachEvent_Attached) Reset() {
 	*x = AttachEvent_Attached{}
-	mi := &file_guest_proto_msgTypes[56]
+	mi := &file_guest_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +3868,7 @@ func (x *AttachEvent_Attached) String() string {
 func (*AttachEvent_Attached) ProtoMessage() {}
 
 func (x *AttachEvent_Attached) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[56]
+	mi := &file_guest_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +3881,7 @@ func (x *AttachEvent_Attached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachEvent_Attached.ProtoReflect.Descriptor instead.
 func (*AttachEvent_Attached) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{14, 0}
+	return file_guest_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *AttachEvent_Attached) GetProcess() *Process {
@@ -3830,7 +3910,7 @@ type AttachEvent_Output struct {
 
 func (x *AttachEvent_Output) Reset() {
 	*x = AttachEvent_Output{}
-	mi := &file_guest_proto_msgTypes[57]
+	mi := &file_guest_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3842,7 +3922,7 @@ func (x *AttachEvent_Output) String() string {
 func (*AttachEvent_Output) ProtoMessage() {}
 
 func (x *AttachEvent_Output) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[57]
+	mi := &file_guest_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3855,7 +3935,7 @@ func (x *AttachEvent_Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachEvent_Output.ProtoReflect.Descriptor instead.
 func (*AttachEvent_Output) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{14, 1}
+	return file_guest_proto_rawDescGZIP(), []int{16, 1}
 }
 
 func (x *AttachEvent_Output) GetStream() ProcessEvent_Stream {
@@ -3897,7 +3977,7 @@ type AttachEvent_Gap struct {
 
 func (x *AttachEvent_Gap) Reset() {
 	*x = AttachEvent_Gap{}
-	mi := &file_guest_proto_msgTypes[58]
+	mi := &file_guest_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3909,7 +3989,7 @@ func (x *AttachEvent_Gap) String() string {
 func (*AttachEvent_Gap) ProtoMessage() {}
 
 func (x *AttachEvent_Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[58]
+	mi := &file_guest_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3922,7 +4002,7 @@ func (x *AttachEvent_Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachEvent_Gap.ProtoReflect.Descriptor instead.
 func (*AttachEvent_Gap) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{14, 2}
+	return file_guest_proto_rawDescGZIP(), []int{16, 2}
 }
 
 func (x *AttachEvent_Gap) GetFrom() uint64 {
@@ -3948,7 +4028,7 @@ type ProcessEvent_Started struct {
 
 func (x *ProcessEvent_Started) Reset() {
 	*x = ProcessEvent_Started{}
-	mi := &file_guest_proto_msgTypes[59]
+	mi := &file_guest_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3960,7 +4040,7 @@ func (x *ProcessEvent_Started) String() string {
 func (*ProcessEvent_Started) ProtoMessage() {}
 
 func (x *ProcessEvent_Started) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[59]
+	mi := &file_guest_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3973,7 +4053,7 @@ func (x *ProcessEvent_Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent_Started.ProtoReflect.Descriptor instead.
 func (*ProcessEvent_Started) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{15, 0}
+	return file_guest_proto_rawDescGZIP(), []int{17, 0}
 }
 
 func (x *ProcessEvent_Started) GetPid() uint32 {
@@ -3993,7 +4073,7 @@ type ProcessEvent_Output struct {
 
 func (x *ProcessEvent_Output) Reset() {
 	*x = ProcessEvent_Output{}
-	mi := &file_guest_proto_msgTypes[60]
+	mi := &file_guest_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4005,7 +4085,7 @@ func (x *ProcessEvent_Output) String() string {
 func (*ProcessEvent_Output) ProtoMessage() {}
 
 func (x *ProcessEvent_Output) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[60]
+	mi := &file_guest_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4018,7 +4098,7 @@ func (x *ProcessEvent_Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent_Output.ProtoReflect.Descriptor instead.
 func (*ProcessEvent_Output) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{15, 1}
+	return file_guest_proto_rawDescGZIP(), []int{17, 1}
 }
 
 func (x *ProcessEvent_Output) GetStream() ProcessEvent_Stream {
@@ -4047,7 +4127,7 @@ type ProcessEvent_Exited struct {
 
 func (x *ProcessEvent_Exited) Reset() {
 	*x = ProcessEvent_Exited{}
-	mi := &file_guest_proto_msgTypes[61]
+	mi := &file_guest_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4059,7 +4139,7 @@ func (x *ProcessEvent_Exited) String() string {
 func (*ProcessEvent_Exited) ProtoMessage() {}
 
 func (x *ProcessEvent_Exited) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[61]
+	mi := &file_guest_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4072,7 +4152,7 @@ func (x *ProcessEvent_Exited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent_Exited.ProtoReflect.Descriptor instead.
 func (*ProcessEvent_Exited) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{15, 2}
+	return file_guest_proto_rawDescGZIP(), []int{17, 2}
 }
 
 func (x *ProcessEvent_Exited) GetExitCode() int32 {
@@ -4111,7 +4191,7 @@ type ProcessEvent_Keepalive struct {
 
 func (x *ProcessEvent_Keepalive) Reset() {
 	*x = ProcessEvent_Keepalive{}
-	mi := &file_guest_proto_msgTypes[62]
+	mi := &file_guest_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4123,7 +4203,7 @@ func (x *ProcessEvent_Keepalive) String() string {
 func (*ProcessEvent_Keepalive) ProtoMessage() {}
 
 func (x *ProcessEvent_Keepalive) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[62]
+	mi := &file_guest_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4136,7 +4216,7 @@ func (x *ProcessEvent_Keepalive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessEvent_Keepalive.ProtoReflect.Descriptor instead.
 func (*ProcessEvent_Keepalive) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{15, 3}
+	return file_guest_proto_rawDescGZIP(), []int{17, 3}
 }
 
 type SearchResponse_Match struct {
@@ -4156,7 +4236,7 @@ type SearchResponse_Match struct {
 
 func (x *SearchResponse_Match) Reset() {
 	*x = SearchResponse_Match{}
-	mi := &file_guest_proto_msgTypes[64]
+	mi := &file_guest_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4168,7 +4248,7 @@ func (x *SearchResponse_Match) String() string {
 func (*SearchResponse_Match) ProtoMessage() {}
 
 func (x *SearchResponse_Match) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[64]
+	mi := &file_guest_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4181,7 +4261,7 @@ func (x *SearchResponse_Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResponse_Match.ProtoReflect.Descriptor instead.
 func (*SearchResponse_Match) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{51, 0}
+	return file_guest_proto_rawDescGZIP(), []int{53, 0}
 }
 
 func (x *SearchResponse_Match) GetPath() string {
@@ -4258,7 +4338,7 @@ type ReplaceResponse_File struct {
 
 func (x *ReplaceResponse_File) Reset() {
 	*x = ReplaceResponse_File{}
-	mi := &file_guest_proto_msgTypes[65]
+	mi := &file_guest_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4270,7 +4350,7 @@ func (x *ReplaceResponse_File) String() string {
 func (*ReplaceResponse_File) ProtoMessage() {}
 
 func (x *ReplaceResponse_File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[65]
+	mi := &file_guest_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4283,7 +4363,7 @@ func (x *ReplaceResponse_File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceResponse_File.ProtoReflect.Descriptor instead.
 func (*ReplaceResponse_File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{53, 0}
+	return file_guest_proto_rawDescGZIP(), []int{55, 0}
 }
 
 func (x *ReplaceResponse_File) GetPath() string {
@@ -4325,7 +4405,13 @@ const file_guest_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"G\n" +
 	"\fInitResponse\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12\x12\n" +
-	"\x04seed\x18\x02 \x01(\tR\x04seed\"\x10\n" +
+	"\x04seed\x18\x02 \x01(\tR\x04seed\"\x82\x01\n" +
+	"\rSetEnvRequest\x129\n" +
+	"\x03env\x18\x01 \x03(\v2'.silica.guest.v1.SetEnvRequest.EnvEntryR\x03env\x1a6\n" +
+	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x10\n" +
+	"\x0eSetEnvResponse\"\x10\n" +
 	"\x0eMetricsRequest\"\xc3\x01\n" +
 	"\x0fMetricsResponse\x12!\n" +
 	"\fmemory_total\x18\x01 \x01(\x03R\vmemoryTotal\x12\x1f\n" +
@@ -4637,9 +4723,10 @@ const file_guest_proto_rawDesc = "" +
 	"\x04File\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\"\n" +
 	"\freplacements\x18\x02 \x01(\rR\freplacements\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error2\x8d\x0f\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\xd8\x0f\n" +
 	"\x05Agent\x12C\n" +
-	"\x04Init\x12\x1c.silica.guest.v1.InitRequest\x1a\x1d.silica.guest.v1.InitResponse\x12L\n" +
+	"\x04Init\x12\x1c.silica.guest.v1.InitRequest\x1a\x1d.silica.guest.v1.InitResponse\x12I\n" +
+	"\x06SetEnv\x12\x1e.silica.guest.v1.SetEnvRequest\x1a\x1f.silica.guest.v1.SetEnvResponse\x12L\n" +
 	"\aMetrics\x12\x1f.silica.guest.v1.MetricsRequest\x1a .silica.guest.v1.MetricsResponse\x12E\n" +
 	"\aNotices\x12\x1f.silica.guest.v1.NoticesRequest\x1a\x17.silica.guest.v1.Notice0\x01\x12L\n" +
 	"\aRelieve\x12\x1f.silica.guest.v1.RelieveRequest\x1a .silica.guest.v1.RelieveResponse\x12G\n" +
@@ -4678,7 +4765,7 @@ func file_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_guest_proto_goTypes = []any{
 	(Notice_Kind)(0),                  // 0: silica.guest.v1.Notice.Kind
 	(ProcessEvent_Stream)(0),          // 1: silica.guest.v1.ProcessEvent.Stream
@@ -4687,168 +4774,174 @@ var file_guest_proto_goTypes = []any{
 	(WatchEvent_Kind)(0),              // 4: silica.guest.v1.WatchEvent.Kind
 	(*InitRequest)(nil),               // 5: silica.guest.v1.InitRequest
 	(*InitResponse)(nil),              // 6: silica.guest.v1.InitResponse
-	(*MetricsRequest)(nil),            // 7: silica.guest.v1.MetricsRequest
-	(*MetricsResponse)(nil),           // 8: silica.guest.v1.MetricsResponse
-	(*NoticesRequest)(nil),            // 9: silica.guest.v1.NoticesRequest
-	(*Notice)(nil),                    // 10: silica.guest.v1.Notice
-	(*RelieveRequest)(nil),            // 11: silica.guest.v1.RelieveRequest
-	(*RelieveResponse)(nil),           // 12: silica.guest.v1.RelieveResponse
-	(*Pty)(nil),                       // 13: silica.guest.v1.Pty
-	(*StartRequest)(nil),              // 14: silica.guest.v1.StartRequest
-	(*SpawnRequest)(nil),              // 15: silica.guest.v1.SpawnRequest
-	(*SpawnResponse)(nil),             // 16: silica.guest.v1.SpawnResponse
-	(*Process)(nil),                   // 17: silica.guest.v1.Process
-	(*AttachRequest)(nil),             // 18: silica.guest.v1.AttachRequest
-	(*AttachEvent)(nil),               // 19: silica.guest.v1.AttachEvent
-	(*ProcessEvent)(nil),              // 20: silica.guest.v1.ProcessEvent
-	(*SendInputRequest)(nil),          // 21: silica.guest.v1.SendInputRequest
-	(*SendInputResponse)(nil),         // 22: silica.guest.v1.SendInputResponse
-	(*ResizeRequest)(nil),             // 23: silica.guest.v1.ResizeRequest
-	(*ResizeResponse)(nil),            // 24: silica.guest.v1.ResizeResponse
-	(*SignalRequest)(nil),             // 25: silica.guest.v1.SignalRequest
-	(*SignalResponse)(nil),            // 26: silica.guest.v1.SignalResponse
-	(*ListProcessesRequest)(nil),      // 27: silica.guest.v1.ListProcessesRequest
-	(*ListProcessesResponse)(nil),     // 28: silica.guest.v1.ListProcessesResponse
-	(*Service)(nil),                   // 29: silica.guest.v1.Service
-	(*CreateServiceRequest)(nil),      // 30: silica.guest.v1.CreateServiceRequest
-	(*ServiceResponse)(nil),           // 31: silica.guest.v1.ServiceResponse
-	(*ListServicesRequest)(nil),       // 32: silica.guest.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),      // 33: silica.guest.v1.ListServicesResponse
-	(*ControlServiceRequest)(nil),     // 34: silica.guest.v1.ControlServiceRequest
-	(*Entry)(nil),                     // 35: silica.guest.v1.Entry
-	(*StatRequest)(nil),               // 36: silica.guest.v1.StatRequest
-	(*StatResponse)(nil),              // 37: silica.guest.v1.StatResponse
-	(*ListDirRequest)(nil),            // 38: silica.guest.v1.ListDirRequest
-	(*ListDirResponse)(nil),           // 39: silica.guest.v1.ListDirResponse
-	(*MakeDirRequest)(nil),            // 40: silica.guest.v1.MakeDirRequest
-	(*MakeDirResponse)(nil),           // 41: silica.guest.v1.MakeDirResponse
-	(*MoveRequest)(nil),               // 42: silica.guest.v1.MoveRequest
-	(*MoveResponse)(nil),              // 43: silica.guest.v1.MoveResponse
-	(*RemoveRequest)(nil),             // 44: silica.guest.v1.RemoveRequest
-	(*RemoveResponse)(nil),            // 45: silica.guest.v1.RemoveResponse
-	(*WatchRequest)(nil),              // 46: silica.guest.v1.WatchRequest
-	(*WatchEvent)(nil),                // 47: silica.guest.v1.WatchEvent
-	(*CopyRequest)(nil),               // 48: silica.guest.v1.CopyRequest
-	(*CopyResponse)(nil),              // 49: silica.guest.v1.CopyResponse
-	(*ChangeRequest)(nil),             // 50: silica.guest.v1.ChangeRequest
-	(*ChangeResponse)(nil),            // 51: silica.guest.v1.ChangeResponse
-	(*GlobRequest)(nil),               // 52: silica.guest.v1.GlobRequest
-	(*GlobResponse)(nil),              // 53: silica.guest.v1.GlobResponse
-	(*Scope)(nil),                     // 54: silica.guest.v1.Scope
-	(*SearchRequest)(nil),             // 55: silica.guest.v1.SearchRequest
-	(*SearchResponse)(nil),            // 56: silica.guest.v1.SearchResponse
-	(*ReplaceRequest)(nil),            // 57: silica.guest.v1.ReplaceRequest
-	(*ReplaceResponse)(nil),           // 58: silica.guest.v1.ReplaceResponse
-	nil,                               // 59: silica.guest.v1.InitRequest.EnvEntry
-	nil,                               // 60: silica.guest.v1.StartRequest.EnvEntry
-	(*AttachEvent_Attached)(nil),      // 61: silica.guest.v1.AttachEvent.Attached
-	(*AttachEvent_Output)(nil),        // 62: silica.guest.v1.AttachEvent.Output
-	(*AttachEvent_Gap)(nil),           // 63: silica.guest.v1.AttachEvent.Gap
-	(*ProcessEvent_Started)(nil),      // 64: silica.guest.v1.ProcessEvent.Started
-	(*ProcessEvent_Output)(nil),       // 65: silica.guest.v1.ProcessEvent.Output
-	(*ProcessEvent_Exited)(nil),       // 66: silica.guest.v1.ProcessEvent.Exited
-	(*ProcessEvent_Keepalive)(nil),    // 67: silica.guest.v1.ProcessEvent.Keepalive
-	nil,                               // 68: silica.guest.v1.Service.EnvEntry
-	(*SearchResponse_Match)(nil),      // 69: silica.guest.v1.SearchResponse.Match
-	(*ReplaceResponse_File)(nil),      // 70: silica.guest.v1.ReplaceResponse.File
+	(*SetEnvRequest)(nil),             // 7: silica.guest.v1.SetEnvRequest
+	(*SetEnvResponse)(nil),            // 8: silica.guest.v1.SetEnvResponse
+	(*MetricsRequest)(nil),            // 9: silica.guest.v1.MetricsRequest
+	(*MetricsResponse)(nil),           // 10: silica.guest.v1.MetricsResponse
+	(*NoticesRequest)(nil),            // 11: silica.guest.v1.NoticesRequest
+	(*Notice)(nil),                    // 12: silica.guest.v1.Notice
+	(*RelieveRequest)(nil),            // 13: silica.guest.v1.RelieveRequest
+	(*RelieveResponse)(nil),           // 14: silica.guest.v1.RelieveResponse
+	(*Pty)(nil),                       // 15: silica.guest.v1.Pty
+	(*StartRequest)(nil),              // 16: silica.guest.v1.StartRequest
+	(*SpawnRequest)(nil),              // 17: silica.guest.v1.SpawnRequest
+	(*SpawnResponse)(nil),             // 18: silica.guest.v1.SpawnResponse
+	(*Process)(nil),                   // 19: silica.guest.v1.Process
+	(*AttachRequest)(nil),             // 20: silica.guest.v1.AttachRequest
+	(*AttachEvent)(nil),               // 21: silica.guest.v1.AttachEvent
+	(*ProcessEvent)(nil),              // 22: silica.guest.v1.ProcessEvent
+	(*SendInputRequest)(nil),          // 23: silica.guest.v1.SendInputRequest
+	(*SendInputResponse)(nil),         // 24: silica.guest.v1.SendInputResponse
+	(*ResizeRequest)(nil),             // 25: silica.guest.v1.ResizeRequest
+	(*ResizeResponse)(nil),            // 26: silica.guest.v1.ResizeResponse
+	(*SignalRequest)(nil),             // 27: silica.guest.v1.SignalRequest
+	(*SignalResponse)(nil),            // 28: silica.guest.v1.SignalResponse
+	(*ListProcessesRequest)(nil),      // 29: silica.guest.v1.ListProcessesRequest
+	(*ListProcessesResponse)(nil),     // 30: silica.guest.v1.ListProcessesResponse
+	(*Service)(nil),                   // 31: silica.guest.v1.Service
+	(*CreateServiceRequest)(nil),      // 32: silica.guest.v1.CreateServiceRequest
+	(*ServiceResponse)(nil),           // 33: silica.guest.v1.ServiceResponse
+	(*ListServicesRequest)(nil),       // 34: silica.guest.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),      // 35: silica.guest.v1.ListServicesResponse
+	(*ControlServiceRequest)(nil),     // 36: silica.guest.v1.ControlServiceRequest
+	(*Entry)(nil),                     // 37: silica.guest.v1.Entry
+	(*StatRequest)(nil),               // 38: silica.guest.v1.StatRequest
+	(*StatResponse)(nil),              // 39: silica.guest.v1.StatResponse
+	(*ListDirRequest)(nil),            // 40: silica.guest.v1.ListDirRequest
+	(*ListDirResponse)(nil),           // 41: silica.guest.v1.ListDirResponse
+	(*MakeDirRequest)(nil),            // 42: silica.guest.v1.MakeDirRequest
+	(*MakeDirResponse)(nil),           // 43: silica.guest.v1.MakeDirResponse
+	(*MoveRequest)(nil),               // 44: silica.guest.v1.MoveRequest
+	(*MoveResponse)(nil),              // 45: silica.guest.v1.MoveResponse
+	(*RemoveRequest)(nil),             // 46: silica.guest.v1.RemoveRequest
+	(*RemoveResponse)(nil),            // 47: silica.guest.v1.RemoveResponse
+	(*WatchRequest)(nil),              // 48: silica.guest.v1.WatchRequest
+	(*WatchEvent)(nil),                // 49: silica.guest.v1.WatchEvent
+	(*CopyRequest)(nil),               // 50: silica.guest.v1.CopyRequest
+	(*CopyResponse)(nil),              // 51: silica.guest.v1.CopyResponse
+	(*ChangeRequest)(nil),             // 52: silica.guest.v1.ChangeRequest
+	(*ChangeResponse)(nil),            // 53: silica.guest.v1.ChangeResponse
+	(*GlobRequest)(nil),               // 54: silica.guest.v1.GlobRequest
+	(*GlobResponse)(nil),              // 55: silica.guest.v1.GlobResponse
+	(*Scope)(nil),                     // 56: silica.guest.v1.Scope
+	(*SearchRequest)(nil),             // 57: silica.guest.v1.SearchRequest
+	(*SearchResponse)(nil),            // 58: silica.guest.v1.SearchResponse
+	(*ReplaceRequest)(nil),            // 59: silica.guest.v1.ReplaceRequest
+	(*ReplaceResponse)(nil),           // 60: silica.guest.v1.ReplaceResponse
+	nil,                               // 61: silica.guest.v1.InitRequest.EnvEntry
+	nil,                               // 62: silica.guest.v1.SetEnvRequest.EnvEntry
+	nil,                               // 63: silica.guest.v1.StartRequest.EnvEntry
+	(*AttachEvent_Attached)(nil),      // 64: silica.guest.v1.AttachEvent.Attached
+	(*AttachEvent_Output)(nil),        // 65: silica.guest.v1.AttachEvent.Output
+	(*AttachEvent_Gap)(nil),           // 66: silica.guest.v1.AttachEvent.Gap
+	(*ProcessEvent_Started)(nil),      // 67: silica.guest.v1.ProcessEvent.Started
+	(*ProcessEvent_Output)(nil),       // 68: silica.guest.v1.ProcessEvent.Output
+	(*ProcessEvent_Exited)(nil),       // 69: silica.guest.v1.ProcessEvent.Exited
+	(*ProcessEvent_Keepalive)(nil),    // 70: silica.guest.v1.ProcessEvent.Keepalive
+	nil,                               // 71: silica.guest.v1.Service.EnvEntry
+	(*SearchResponse_Match)(nil),      // 72: silica.guest.v1.SearchResponse.Match
+	(*ReplaceResponse_File)(nil),      // 73: silica.guest.v1.ReplaceResponse.File
 }
 var file_guest_proto_depIdxs = []int32{
-	59, // 0: silica.guest.v1.InitRequest.env:type_name -> silica.guest.v1.InitRequest.EnvEntry
-	0,  // 1: silica.guest.v1.Notice.kind:type_name -> silica.guest.v1.Notice.Kind
-	60, // 2: silica.guest.v1.StartRequest.env:type_name -> silica.guest.v1.StartRequest.EnvEntry
-	13, // 3: silica.guest.v1.StartRequest.pty:type_name -> silica.guest.v1.Pty
-	14, // 4: silica.guest.v1.SpawnRequest.start:type_name -> silica.guest.v1.StartRequest
-	17, // 5: silica.guest.v1.SpawnResponse.process:type_name -> silica.guest.v1.Process
-	66, // 6: silica.guest.v1.Process.exit:type_name -> silica.guest.v1.ProcessEvent.Exited
-	61, // 7: silica.guest.v1.AttachEvent.attached:type_name -> silica.guest.v1.AttachEvent.Attached
-	62, // 8: silica.guest.v1.AttachEvent.output:type_name -> silica.guest.v1.AttachEvent.Output
-	63, // 9: silica.guest.v1.AttachEvent.gap:type_name -> silica.guest.v1.AttachEvent.Gap
-	66, // 10: silica.guest.v1.AttachEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
-	67, // 11: silica.guest.v1.AttachEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
-	64, // 12: silica.guest.v1.ProcessEvent.started:type_name -> silica.guest.v1.ProcessEvent.Started
-	65, // 13: silica.guest.v1.ProcessEvent.output:type_name -> silica.guest.v1.ProcessEvent.Output
-	66, // 14: silica.guest.v1.ProcessEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
-	67, // 15: silica.guest.v1.ProcessEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
-	13, // 16: silica.guest.v1.ResizeRequest.pty:type_name -> silica.guest.v1.Pty
-	17, // 17: silica.guest.v1.ListProcessesResponse.processes:type_name -> silica.guest.v1.Process
-	68, // 18: silica.guest.v1.Service.env:type_name -> silica.guest.v1.Service.EnvEntry
-	66, // 19: silica.guest.v1.Service.last_exit:type_name -> silica.guest.v1.ProcessEvent.Exited
-	29, // 20: silica.guest.v1.CreateServiceRequest.service:type_name -> silica.guest.v1.Service
-	29, // 21: silica.guest.v1.ServiceResponse.service:type_name -> silica.guest.v1.Service
-	29, // 22: silica.guest.v1.ListServicesResponse.services:type_name -> silica.guest.v1.Service
-	2,  // 23: silica.guest.v1.ControlServiceRequest.action:type_name -> silica.guest.v1.ControlServiceRequest.Action
-	3,  // 24: silica.guest.v1.Entry.type:type_name -> silica.guest.v1.Entry.Type
-	35, // 25: silica.guest.v1.StatResponse.entry:type_name -> silica.guest.v1.Entry
-	35, // 26: silica.guest.v1.ListDirResponse.entries:type_name -> silica.guest.v1.Entry
-	35, // 27: silica.guest.v1.MakeDirResponse.entry:type_name -> silica.guest.v1.Entry
-	35, // 28: silica.guest.v1.MoveResponse.entry:type_name -> silica.guest.v1.Entry
-	4,  // 29: silica.guest.v1.WatchEvent.kind:type_name -> silica.guest.v1.WatchEvent.Kind
-	35, // 30: silica.guest.v1.CopyResponse.entry:type_name -> silica.guest.v1.Entry
-	35, // 31: silica.guest.v1.ChangeResponse.entry:type_name -> silica.guest.v1.Entry
-	3,  // 32: silica.guest.v1.GlobRequest.type:type_name -> silica.guest.v1.Entry.Type
-	35, // 33: silica.guest.v1.GlobResponse.entries:type_name -> silica.guest.v1.Entry
-	54, // 34: silica.guest.v1.SearchRequest.scope:type_name -> silica.guest.v1.Scope
-	69, // 35: silica.guest.v1.SearchResponse.matches:type_name -> silica.guest.v1.SearchResponse.Match
-	54, // 36: silica.guest.v1.ReplaceRequest.scope:type_name -> silica.guest.v1.Scope
-	70, // 37: silica.guest.v1.ReplaceResponse.files:type_name -> silica.guest.v1.ReplaceResponse.File
-	17, // 38: silica.guest.v1.AttachEvent.Attached.process:type_name -> silica.guest.v1.Process
-	1,  // 39: silica.guest.v1.AttachEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
-	1,  // 40: silica.guest.v1.ProcessEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
-	5,  // 41: silica.guest.v1.Agent.Init:input_type -> silica.guest.v1.InitRequest
-	7,  // 42: silica.guest.v1.Agent.Metrics:input_type -> silica.guest.v1.MetricsRequest
-	9,  // 43: silica.guest.v1.Agent.Notices:input_type -> silica.guest.v1.NoticesRequest
-	11, // 44: silica.guest.v1.Agent.Relieve:input_type -> silica.guest.v1.RelieveRequest
-	14, // 45: silica.guest.v1.Agent.Start:input_type -> silica.guest.v1.StartRequest
-	15, // 46: silica.guest.v1.Agent.Spawn:input_type -> silica.guest.v1.SpawnRequest
-	18, // 47: silica.guest.v1.Agent.Attach:input_type -> silica.guest.v1.AttachRequest
-	21, // 48: silica.guest.v1.Agent.SendInput:input_type -> silica.guest.v1.SendInputRequest
-	23, // 49: silica.guest.v1.Agent.Resize:input_type -> silica.guest.v1.ResizeRequest
-	25, // 50: silica.guest.v1.Agent.Signal:input_type -> silica.guest.v1.SignalRequest
-	27, // 51: silica.guest.v1.Agent.ListProcesses:input_type -> silica.guest.v1.ListProcessesRequest
-	30, // 52: silica.guest.v1.Agent.CreateService:input_type -> silica.guest.v1.CreateServiceRequest
-	32, // 53: silica.guest.v1.Agent.ListServices:input_type -> silica.guest.v1.ListServicesRequest
-	34, // 54: silica.guest.v1.Agent.ControlService:input_type -> silica.guest.v1.ControlServiceRequest
-	36, // 55: silica.guest.v1.Agent.Stat:input_type -> silica.guest.v1.StatRequest
-	38, // 56: silica.guest.v1.Agent.ListDir:input_type -> silica.guest.v1.ListDirRequest
-	40, // 57: silica.guest.v1.Agent.MakeDir:input_type -> silica.guest.v1.MakeDirRequest
-	42, // 58: silica.guest.v1.Agent.Move:input_type -> silica.guest.v1.MoveRequest
-	44, // 59: silica.guest.v1.Agent.Remove:input_type -> silica.guest.v1.RemoveRequest
-	46, // 60: silica.guest.v1.Agent.Watch:input_type -> silica.guest.v1.WatchRequest
-	48, // 61: silica.guest.v1.Agent.Copy:input_type -> silica.guest.v1.CopyRequest
-	50, // 62: silica.guest.v1.Agent.Change:input_type -> silica.guest.v1.ChangeRequest
-	52, // 63: silica.guest.v1.Agent.Glob:input_type -> silica.guest.v1.GlobRequest
-	55, // 64: silica.guest.v1.Agent.Search:input_type -> silica.guest.v1.SearchRequest
-	57, // 65: silica.guest.v1.Agent.Replace:input_type -> silica.guest.v1.ReplaceRequest
-	6,  // 66: silica.guest.v1.Agent.Init:output_type -> silica.guest.v1.InitResponse
-	8,  // 67: silica.guest.v1.Agent.Metrics:output_type -> silica.guest.v1.MetricsResponse
-	10, // 68: silica.guest.v1.Agent.Notices:output_type -> silica.guest.v1.Notice
-	12, // 69: silica.guest.v1.Agent.Relieve:output_type -> silica.guest.v1.RelieveResponse
-	20, // 70: silica.guest.v1.Agent.Start:output_type -> silica.guest.v1.ProcessEvent
-	16, // 71: silica.guest.v1.Agent.Spawn:output_type -> silica.guest.v1.SpawnResponse
-	19, // 72: silica.guest.v1.Agent.Attach:output_type -> silica.guest.v1.AttachEvent
-	22, // 73: silica.guest.v1.Agent.SendInput:output_type -> silica.guest.v1.SendInputResponse
-	24, // 74: silica.guest.v1.Agent.Resize:output_type -> silica.guest.v1.ResizeResponse
-	26, // 75: silica.guest.v1.Agent.Signal:output_type -> silica.guest.v1.SignalResponse
-	28, // 76: silica.guest.v1.Agent.ListProcesses:output_type -> silica.guest.v1.ListProcessesResponse
-	31, // 77: silica.guest.v1.Agent.CreateService:output_type -> silica.guest.v1.ServiceResponse
-	33, // 78: silica.guest.v1.Agent.ListServices:output_type -> silica.guest.v1.ListServicesResponse
-	31, // 79: silica.guest.v1.Agent.ControlService:output_type -> silica.guest.v1.ServiceResponse
-	37, // 80: silica.guest.v1.Agent.Stat:output_type -> silica.guest.v1.StatResponse
-	39, // 81: silica.guest.v1.Agent.ListDir:output_type -> silica.guest.v1.ListDirResponse
-	41, // 82: silica.guest.v1.Agent.MakeDir:output_type -> silica.guest.v1.MakeDirResponse
-	43, // 83: silica.guest.v1.Agent.Move:output_type -> silica.guest.v1.MoveResponse
-	45, // 84: silica.guest.v1.Agent.Remove:output_type -> silica.guest.v1.RemoveResponse
-	47, // 85: silica.guest.v1.Agent.Watch:output_type -> silica.guest.v1.WatchEvent
-	49, // 86: silica.guest.v1.Agent.Copy:output_type -> silica.guest.v1.CopyResponse
-	51, // 87: silica.guest.v1.Agent.Change:output_type -> silica.guest.v1.ChangeResponse
-	53, // 88: silica.guest.v1.Agent.Glob:output_type -> silica.guest.v1.GlobResponse
-	56, // 89: silica.guest.v1.Agent.Search:output_type -> silica.guest.v1.SearchResponse
-	58, // 90: silica.guest.v1.Agent.Replace:output_type -> silica.guest.v1.ReplaceResponse
-	66, // [66:91] is the sub-list for method output_type
-	41, // [41:66] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	61, // 0: silica.guest.v1.InitRequest.env:type_name -> silica.guest.v1.InitRequest.EnvEntry
+	62, // 1: silica.guest.v1.SetEnvRequest.env:type_name -> silica.guest.v1.SetEnvRequest.EnvEntry
+	0,  // 2: silica.guest.v1.Notice.kind:type_name -> silica.guest.v1.Notice.Kind
+	63, // 3: silica.guest.v1.StartRequest.env:type_name -> silica.guest.v1.StartRequest.EnvEntry
+	15, // 4: silica.guest.v1.StartRequest.pty:type_name -> silica.guest.v1.Pty
+	16, // 5: silica.guest.v1.SpawnRequest.start:type_name -> silica.guest.v1.StartRequest
+	19, // 6: silica.guest.v1.SpawnResponse.process:type_name -> silica.guest.v1.Process
+	69, // 7: silica.guest.v1.Process.exit:type_name -> silica.guest.v1.ProcessEvent.Exited
+	64, // 8: silica.guest.v1.AttachEvent.attached:type_name -> silica.guest.v1.AttachEvent.Attached
+	65, // 9: silica.guest.v1.AttachEvent.output:type_name -> silica.guest.v1.AttachEvent.Output
+	66, // 10: silica.guest.v1.AttachEvent.gap:type_name -> silica.guest.v1.AttachEvent.Gap
+	69, // 11: silica.guest.v1.AttachEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
+	70, // 12: silica.guest.v1.AttachEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
+	67, // 13: silica.guest.v1.ProcessEvent.started:type_name -> silica.guest.v1.ProcessEvent.Started
+	68, // 14: silica.guest.v1.ProcessEvent.output:type_name -> silica.guest.v1.ProcessEvent.Output
+	69, // 15: silica.guest.v1.ProcessEvent.exited:type_name -> silica.guest.v1.ProcessEvent.Exited
+	70, // 16: silica.guest.v1.ProcessEvent.keepalive:type_name -> silica.guest.v1.ProcessEvent.Keepalive
+	15, // 17: silica.guest.v1.ResizeRequest.pty:type_name -> silica.guest.v1.Pty
+	19, // 18: silica.guest.v1.ListProcessesResponse.processes:type_name -> silica.guest.v1.Process
+	71, // 19: silica.guest.v1.Service.env:type_name -> silica.guest.v1.Service.EnvEntry
+	69, // 20: silica.guest.v1.Service.last_exit:type_name -> silica.guest.v1.ProcessEvent.Exited
+	31, // 21: silica.guest.v1.CreateServiceRequest.service:type_name -> silica.guest.v1.Service
+	31, // 22: silica.guest.v1.ServiceResponse.service:type_name -> silica.guest.v1.Service
+	31, // 23: silica.guest.v1.ListServicesResponse.services:type_name -> silica.guest.v1.Service
+	2,  // 24: silica.guest.v1.ControlServiceRequest.action:type_name -> silica.guest.v1.ControlServiceRequest.Action
+	3,  // 25: silica.guest.v1.Entry.type:type_name -> silica.guest.v1.Entry.Type
+	37, // 26: silica.guest.v1.StatResponse.entry:type_name -> silica.guest.v1.Entry
+	37, // 27: silica.guest.v1.ListDirResponse.entries:type_name -> silica.guest.v1.Entry
+	37, // 28: silica.guest.v1.MakeDirResponse.entry:type_name -> silica.guest.v1.Entry
+	37, // 29: silica.guest.v1.MoveResponse.entry:type_name -> silica.guest.v1.Entry
+	4,  // 30: silica.guest.v1.WatchEvent.kind:type_name -> silica.guest.v1.WatchEvent.Kind
+	37, // 31: silica.guest.v1.CopyResponse.entry:type_name -> silica.guest.v1.Entry
+	37, // 32: silica.guest.v1.ChangeResponse.entry:type_name -> silica.guest.v1.Entry
+	3,  // 33: silica.guest.v1.GlobRequest.type:type_name -> silica.guest.v1.Entry.Type
+	37, // 34: silica.guest.v1.GlobResponse.entries:type_name -> silica.guest.v1.Entry
+	56, // 35: silica.guest.v1.SearchRequest.scope:type_name -> silica.guest.v1.Scope
+	72, // 36: silica.guest.v1.SearchResponse.matches:type_name -> silica.guest.v1.SearchResponse.Match
+	56, // 37: silica.guest.v1.ReplaceRequest.scope:type_name -> silica.guest.v1.Scope
+	73, // 38: silica.guest.v1.ReplaceResponse.files:type_name -> silica.guest.v1.ReplaceResponse.File
+	19, // 39: silica.guest.v1.AttachEvent.Attached.process:type_name -> silica.guest.v1.Process
+	1,  // 40: silica.guest.v1.AttachEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
+	1,  // 41: silica.guest.v1.ProcessEvent.Output.stream:type_name -> silica.guest.v1.ProcessEvent.Stream
+	5,  // 42: silica.guest.v1.Agent.Init:input_type -> silica.guest.v1.InitRequest
+	7,  // 43: silica.guest.v1.Agent.SetEnv:input_type -> silica.guest.v1.SetEnvRequest
+	9,  // 44: silica.guest.v1.Agent.Metrics:input_type -> silica.guest.v1.MetricsRequest
+	11, // 45: silica.guest.v1.Agent.Notices:input_type -> silica.guest.v1.NoticesRequest
+	13, // 46: silica.guest.v1.Agent.Relieve:input_type -> silica.guest.v1.RelieveRequest
+	16, // 47: silica.guest.v1.Agent.Start:input_type -> silica.guest.v1.StartRequest
+	17, // 48: silica.guest.v1.Agent.Spawn:input_type -> silica.guest.v1.SpawnRequest
+	20, // 49: silica.guest.v1.Agent.Attach:input_type -> silica.guest.v1.AttachRequest
+	23, // 50: silica.guest.v1.Agent.SendInput:input_type -> silica.guest.v1.SendInputRequest
+	25, // 51: silica.guest.v1.Agent.Resize:input_type -> silica.guest.v1.ResizeRequest
+	27, // 52: silica.guest.v1.Agent.Signal:input_type -> silica.guest.v1.SignalRequest
+	29, // 53: silica.guest.v1.Agent.ListProcesses:input_type -> silica.guest.v1.ListProcessesRequest
+	32, // 54: silica.guest.v1.Agent.CreateService:input_type -> silica.guest.v1.CreateServiceRequest
+	34, // 55: silica.guest.v1.Agent.ListServices:input_type -> silica.guest.v1.ListServicesRequest
+	36, // 56: silica.guest.v1.Agent.ControlService:input_type -> silica.guest.v1.ControlServiceRequest
+	38, // 57: silica.guest.v1.Agent.Stat:input_type -> silica.guest.v1.StatRequest
+	40, // 58: silica.guest.v1.Agent.ListDir:input_type -> silica.guest.v1.ListDirRequest
+	42, // 59: silica.guest.v1.Agent.MakeDir:input_type -> silica.guest.v1.MakeDirRequest
+	44, // 60: silica.guest.v1.Agent.Move:input_type -> silica.guest.v1.MoveRequest
+	46, // 61: silica.guest.v1.Agent.Remove:input_type -> silica.guest.v1.RemoveRequest
+	48, // 62: silica.guest.v1.Agent.Watch:input_type -> silica.guest.v1.WatchRequest
+	50, // 63: silica.guest.v1.Agent.Copy:input_type -> silica.guest.v1.CopyRequest
+	52, // 64: silica.guest.v1.Agent.Change:input_type -> silica.guest.v1.ChangeRequest
+	54, // 65: silica.guest.v1.Agent.Glob:input_type -> silica.guest.v1.GlobRequest
+	57, // 66: silica.guest.v1.Agent.Search:input_type -> silica.guest.v1.SearchRequest
+	59, // 67: silica.guest.v1.Agent.Replace:input_type -> silica.guest.v1.ReplaceRequest
+	6,  // 68: silica.guest.v1.Agent.Init:output_type -> silica.guest.v1.InitResponse
+	8,  // 69: silica.guest.v1.Agent.SetEnv:output_type -> silica.guest.v1.SetEnvResponse
+	10, // 70: silica.guest.v1.Agent.Metrics:output_type -> silica.guest.v1.MetricsResponse
+	12, // 71: silica.guest.v1.Agent.Notices:output_type -> silica.guest.v1.Notice
+	14, // 72: silica.guest.v1.Agent.Relieve:output_type -> silica.guest.v1.RelieveResponse
+	22, // 73: silica.guest.v1.Agent.Start:output_type -> silica.guest.v1.ProcessEvent
+	18, // 74: silica.guest.v1.Agent.Spawn:output_type -> silica.guest.v1.SpawnResponse
+	21, // 75: silica.guest.v1.Agent.Attach:output_type -> silica.guest.v1.AttachEvent
+	24, // 76: silica.guest.v1.Agent.SendInput:output_type -> silica.guest.v1.SendInputResponse
+	26, // 77: silica.guest.v1.Agent.Resize:output_type -> silica.guest.v1.ResizeResponse
+	28, // 78: silica.guest.v1.Agent.Signal:output_type -> silica.guest.v1.SignalResponse
+	30, // 79: silica.guest.v1.Agent.ListProcesses:output_type -> silica.guest.v1.ListProcessesResponse
+	33, // 80: silica.guest.v1.Agent.CreateService:output_type -> silica.guest.v1.ServiceResponse
+	35, // 81: silica.guest.v1.Agent.ListServices:output_type -> silica.guest.v1.ListServicesResponse
+	33, // 82: silica.guest.v1.Agent.ControlService:output_type -> silica.guest.v1.ServiceResponse
+	39, // 83: silica.guest.v1.Agent.Stat:output_type -> silica.guest.v1.StatResponse
+	41, // 84: silica.guest.v1.Agent.ListDir:output_type -> silica.guest.v1.ListDirResponse
+	43, // 85: silica.guest.v1.Agent.MakeDir:output_type -> silica.guest.v1.MakeDirResponse
+	45, // 86: silica.guest.v1.Agent.Move:output_type -> silica.guest.v1.MoveResponse
+	47, // 87: silica.guest.v1.Agent.Remove:output_type -> silica.guest.v1.RemoveResponse
+	49, // 88: silica.guest.v1.Agent.Watch:output_type -> silica.guest.v1.WatchEvent
+	51, // 89: silica.guest.v1.Agent.Copy:output_type -> silica.guest.v1.CopyResponse
+	53, // 90: silica.guest.v1.Agent.Change:output_type -> silica.guest.v1.ChangeResponse
+	55, // 91: silica.guest.v1.Agent.Glob:output_type -> silica.guest.v1.GlobResponse
+	58, // 92: silica.guest.v1.Agent.Search:output_type -> silica.guest.v1.SearchResponse
+	60, // 93: silica.guest.v1.Agent.Replace:output_type -> silica.guest.v1.ReplaceResponse
+	68, // [68:94] is the sub-list for method output_type
+	42, // [42:68] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -4856,27 +4949,27 @@ func file_guest_proto_init() {
 	if File_guest_proto != nil {
 		return
 	}
-	file_guest_proto_msgTypes[14].OneofWrappers = []any{
+	file_guest_proto_msgTypes[16].OneofWrappers = []any{
 		(*AttachEvent_Attached_)(nil),
 		(*AttachEvent_Output_)(nil),
 		(*AttachEvent_Gap_)(nil),
 		(*AttachEvent_Exited)(nil),
 		(*AttachEvent_Keepalive)(nil),
 	}
-	file_guest_proto_msgTypes[15].OneofWrappers = []any{
+	file_guest_proto_msgTypes[17].OneofWrappers = []any{
 		(*ProcessEvent_Started_)(nil),
 		(*ProcessEvent_Output_)(nil),
 		(*ProcessEvent_Exited_)(nil),
 		(*ProcessEvent_Keepalive_)(nil),
 	}
-	file_guest_proto_msgTypes[45].OneofWrappers = []any{}
+	file_guest_proto_msgTypes[47].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   66,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
@@ -134,6 +135,20 @@ func (a *Agent) Notify(kind guestpb.Notice_Kind, message string) {
 	})
 	close(a.changed)
 	a.changed = make(chan struct{})
+}
+
+// SetEnv replaces the environment of the last Init.
+func (a *Agent) SetEnv(_ context.Context, r *connect.Request[guestpb.SetEnvRequest]) (*connect.Response[guestpb.SetEnvResponse], error) {
+	a.mu.Lock()
+	last := &guestpb.InitRequest{}
+	if n := len(a.inits); n > 0 {
+		last = proto.CloneOf(a.inits[n-1])
+	}
+	last.Env = r.Msg.Env
+	a.inits = append(a.inits, last)
+	a.mu.Unlock()
+	a.memory.identify(last)
+	return connect.NewResponse(&guestpb.SetEnvResponse{}), nil
 }
 
 // Init implements the RPC.

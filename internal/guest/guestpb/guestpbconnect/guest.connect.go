@@ -38,6 +38,8 @@ const (
 const (
 	// AgentInitProcedure is the fully-qualified name of the Agent's Init RPC.
 	AgentInitProcedure = "/silica.guest.v1.Agent/Init"
+	// AgentSetEnvProcedure is the fully-qualified name of the Agent's SetEnv RPC.
+	AgentSetEnvProcedure = "/silica.guest.v1.Agent/SetEnv"
 	// AgentMetricsProcedure is the fully-qualified name of the Agent's Metrics RPC.
 	AgentMetricsProcedure = "/silica.guest.v1.Agent/Metrics"
 	// AgentNoticesProcedure is the fully-qualified name of the Agent's Notices RPC.
@@ -93,6 +95,8 @@ type AgentClient interface {
 	// Init gives a started, restored or claimed sandbox its identity. It may be
 	// repeated; the last call wins.
 	Init(context.Context, *connect.Request[guestpb.InitRequest]) (*connect.Response[guestpb.InitResponse], error)
+	// SetEnv replaces the environment that Init gave, for what is started later.
+	SetEnv(context.Context, *connect.Request[guestpb.SetEnvRequest]) (*connect.Response[guestpb.SetEnvResponse], error)
 	Metrics(context.Context, *connect.Request[guestpb.MetricsRequest]) (*connect.Response[guestpb.MetricsResponse], error)
 	// Notices tells what befell the sandbox (see Notice.Kind), from the one after
 	// the given sequence number on. Ends only with the connection.
@@ -150,6 +154,12 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			httpClient,
 			baseURL+AgentInitProcedure,
 			connect.WithSchema(agentMethods.ByName("Init")),
+			connect.WithClientOptions(opts...),
+		),
+		setEnv: connect.NewClient[guestpb.SetEnvRequest, guestpb.SetEnvResponse](
+			httpClient,
+			baseURL+AgentSetEnvProcedure,
+			connect.WithSchema(agentMethods.ByName("SetEnv")),
 			connect.WithClientOptions(opts...),
 		),
 		metrics: connect.NewClient[guestpb.MetricsRequest, guestpb.MetricsResponse](
@@ -302,6 +312,7 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 // agentClient implements AgentClient.
 type agentClient struct {
 	init           *connect.Client[guestpb.InitRequest, guestpb.InitResponse]
+	setEnv         *connect.Client[guestpb.SetEnvRequest, guestpb.SetEnvResponse]
 	metrics        *connect.Client[guestpb.MetricsRequest, guestpb.MetricsResponse]
 	notices        *connect.Client[guestpb.NoticesRequest, guestpb.Notice]
 	relieve        *connect.Client[guestpb.RelieveRequest, guestpb.RelieveResponse]
@@ -331,6 +342,11 @@ type agentClient struct {
 // Init calls silica.guest.v1.Agent.Init.
 func (c *agentClient) Init(ctx context.Context, req *connect.Request[guestpb.InitRequest]) (*connect.Response[guestpb.InitResponse], error) {
 	return c.init.CallUnary(ctx, req)
+}
+
+// SetEnv calls silica.guest.v1.Agent.SetEnv.
+func (c *agentClient) SetEnv(ctx context.Context, req *connect.Request[guestpb.SetEnvRequest]) (*connect.Response[guestpb.SetEnvResponse], error) {
+	return c.setEnv.CallUnary(ctx, req)
 }
 
 // Metrics calls silica.guest.v1.Agent.Metrics.
@@ -458,6 +474,8 @@ type AgentHandler interface {
 	// Init gives a started, restored or claimed sandbox its identity. It may be
 	// repeated; the last call wins.
 	Init(context.Context, *connect.Request[guestpb.InitRequest]) (*connect.Response[guestpb.InitResponse], error)
+	// SetEnv replaces the environment that Init gave, for what is started later.
+	SetEnv(context.Context, *connect.Request[guestpb.SetEnvRequest]) (*connect.Response[guestpb.SetEnvResponse], error)
 	Metrics(context.Context, *connect.Request[guestpb.MetricsRequest]) (*connect.Response[guestpb.MetricsResponse], error)
 	// Notices tells what befell the sandbox (see Notice.Kind), from the one after
 	// the given sequence number on. Ends only with the connection.
@@ -511,6 +529,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		AgentInitProcedure,
 		svc.Init,
 		connect.WithSchema(agentMethods.ByName("Init")),
+		connect.WithHandlerOptions(opts...),
+	)
+	agentSetEnvHandler := connect.NewUnaryHandler(
+		AgentSetEnvProcedure,
+		svc.SetEnv,
+		connect.WithSchema(agentMethods.ByName("SetEnv")),
 		connect.WithHandlerOptions(opts...),
 	)
 	agentMetricsHandler := connect.NewUnaryHandler(
@@ -661,6 +685,8 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		switch r.URL.Path {
 		case AgentInitProcedure:
 			agentInitHandler.ServeHTTP(w, r)
+		case AgentSetEnvProcedure:
+			agentSetEnvHandler.ServeHTTP(w, r)
 		case AgentMetricsProcedure:
 			agentMetricsHandler.ServeHTTP(w, r)
 		case AgentNoticesProcedure:
@@ -720,6 +746,10 @@ type UnimplementedAgentHandler struct{}
 
 func (UnimplementedAgentHandler) Init(context.Context, *connect.Request[guestpb.InitRequest]) (*connect.Response[guestpb.InitResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.Init is not implemented"))
+}
+
+func (UnimplementedAgentHandler) SetEnv(context.Context, *connect.Request[guestpb.SetEnvRequest]) (*connect.Response[guestpb.SetEnvResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("silica.guest.v1.Agent.SetEnv is not implemented"))
 }
 
 func (UnimplementedAgentHandler) Metrics(context.Context, *connect.Request[guestpb.MetricsRequest]) (*connect.Response[guestpb.MetricsResponse], error) {
