@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -279,6 +280,58 @@ func (w *world) Update(_ context.Context, c sandbox.Caller, id string, ch sandbo
 	ch.Apply(sb)
 	w.touch()
 	return *sb, nil
+}
+
+func (w *world) Usage(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, sandbox.Usage, error) {
+	sb, err := w.Get(ctx, c, id)
+	return sb, sandbox.Usage{
+		Runtime: 1500 * time.Millisecond, CPUTime: 3 * time.Second, MemoryMiBMilli: 1500 * 1024,
+		Counters: sandbox.Counters{CPU: 1234567 * time.Microsecond, NetworkIn: 10, NetworkOut: 20},
+	}, err
+}
+
+func (w *world) Metrics(ctx context.Context, c sandbox.Caller, id string, window time.Duration) (sandbox.Sandbox, sandbox.Metrics, error) {
+	sb, err := w.Get(ctx, c, id)
+	at := time.Now()
+	past := sandbox.Sample{At: at.Add(-10 * time.Second), Counters: sandbox.Counters{CPU: time.Second}, Memory: 1 << 20}
+	return sb, sandbox.Metrics{
+		Sample: sandbox.Sample{At: at, Counters: sandbox.Counters{CPU: 6 * time.Second}, Memory: 2 << 20}, Past: []sandbox.Sample{past},
+		Cores: 0.5, MemoryUsed: 512 << 20, DiskUsed: 1, DiskTotal: 4, Processes: 3, Load: 0.25,
+	}, err
+}
+
+func (w *world) SetEnv(_ context.Context, c sandbox.Caller, id string, ch sandbox.EnvChange) (sandbox.Sandbox, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sb, err := w.find(c, id)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	env := map[string]string{}
+	if !ch.Replace {
+		maps.Copy(env, sb.Spec.Env)
+	}
+	for _, name := range ch.Unset {
+		if _, ok := env[name]; !ok {
+			return sandbox.Sandbox{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "the sandbox has no such variable")
+		}
+		delete(env, name)
+	}
+	maps.Copy(env, ch.Set)
+	sb.Spec.Env = env
+	return *sb, nil
+}
+
+func (w *world) Tail(_ context.Context, id sandbox.ID, n int) ([]event.Event, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []event.Event
+	for _, ev := range w.log {
+		if ev.Sandbox == id {
+			list = append(list, ev)
+		}
+	}
+	return list[max(len(list)-n, 0):], nil
 }
 
 func (w *world) Extend(_ context.Context, c sandbox.Caller, id string, timeout time.Duration) (sandbox.Sandbox, error) {

@@ -85,6 +85,10 @@ func (s *Server) routes() []route {
 		asComputer(s.fileRoutes()),
 		asComputer(s.processRoutes()),
 		asComputer(s.serviceRoutes()),
+		asComputer(s.envRoutes()),
+		asComputer(s.recordRoutes()),
+		s.computerRoutes(),
+		s.computeRoutes(),
 		s.catalogueRoutes(),
 		s.accountRoutes(),
 		s.directoryRoutes(),
@@ -129,13 +133,26 @@ func (s *Server) sandboxRoutes() []route {
 	return []route{
 		{"POST", v1 + "/sandboxes", sandboxesWrite, counted, s.createSandbox},
 		{"GET", v1 + "/sandboxes", sandboxesRead, counted, s.listSandboxes},
+		{"GET", v1 + "/sandboxes/by-name/{name}", sandboxesRead, counted, s.getByName},
 		{"GET", sbx, sandboxesRead, counted, s.getSandbox},
+		{"PATCH", sbx + "/tags", sandboxesWrite, counted, s.setTags},
 		{"DELETE", sbx, sandboxesWrite, counted, s.deleteSandbox},
 
 		// Public clients poll the first every 10 ms when the second fails.
 		{"GET", sbx + "/readiness", sandboxesRead, polled, s.readiness},
 		{"GET", sbx + "/readiness/stream", sandboxesRead, polled | streamed, s.readinessStream},
 		{"GET", sbx + "/events", sandboxesRead, counted | streamed, s.sandboxEvents},
+	}
+}
+
+// recordRoutes tell what became of a sandbox and what goes on in it.
+func (s *Server) recordRoutes() []route {
+	return []route{
+		{"GET", sbx + "/usage", sandboxesRead, counted, s.usage},
+		{"GET", sbx + "/metrics", sandboxesRead, counted, s.sandboxMetrics},
+		{"GET", sbx + "/logs", sandboxesRead, counted, s.logs},
+		{"GET", sbx + "/logs/stream", sandboxesRead, counted | streamed, s.logStream},
+		{"GET", sbx + "/ports", sandboxesRead, counted, s.ports},
 	}
 }
 

@@ -36,6 +36,45 @@ func (s *Server) getSandbox(w http.ResponseWriter, r *http.Request, c sandbox.Ca
 	return nil
 }
 
+// getByName finds a sandbox that lives by its name alone. Clients that get or
+// create one rely on NOT_FOUND.
+func (s *Server) getByName(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	name := param(r, "name")
+	found, err := s.deps.Sandboxes.List(r.Context(), c, sandbox.Filter{Name: name, Limit: 2})
+	if err != nil {
+		return err
+	}
+	switch {
+	case name == "" || len(found.Sandboxes) == 0:
+		return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "sandbox not found")
+	case len(found.Sandboxes) > 1:
+		return sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "several sandboxes have this name: use an id")
+	}
+	writeOne(w, http.StatusOK, wireSandbox(r, found.Sandboxes[0], time.Now()))
+	return nil
+}
+
+// setTags replaces the tags.
+func (s *Server) setTags(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	f, err := readFields(r)
+	if err != nil {
+		return err
+	}
+	tags := f.tags("tags")
+	if f.err == nil && tags == nil {
+		f.reject("tags", "is needed: an array of strings")
+	}
+	if f.err != nil {
+		return f.err
+	}
+	sb, err := s.deps.Sandboxes.Update(context.WithoutCancel(r.Context()), c, param(r, "id"), sandbox.Change{Tags: &tags})
+	if err != nil {
+		return err
+	}
+	writeOne(w, http.StatusOK, wireSandbox(r, sb, time.Now()))
+	return nil
+}
+
 func (s *Server) listSandboxes(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
 	f, page, err := listFilter(r, sandboxStates)
 	if err != nil {

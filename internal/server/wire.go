@@ -34,19 +34,16 @@ func wireSandbox(r *http.Request, sb sandbox.Sandbox, now time.Time) api.Sandbox
 		a.Metadata = map[string]any{}
 	}
 	if flatMetadata(r) {
-		a.Metadata = textOnly(a.Metadata)
+		texts := map[string]any{}
+		for k, v := range textOnly(a.Metadata) {
+			texts[k] = v
+		}
+		a.Metadata = texts
 	}
 	if z := sizeOf(sb.Spec.Resources); z != nil {
-		a.Size = &z.Name
-		a.ResourceContract = &api.ResourceContract{
-			ID: "sandbox/" + z.Name + "@v1", Product: "sandbox", Size: z.Name, Version: "v1",
-			VCPUs: z.CPUCount, MemoryMB: z.MemoryMB, DiskSizeMB: z.DiskSize,
-		}
+		a.Size, a.ResourceContract = &z.Name, contractOf(z)
 	}
-	if end := sb.Deadline(); !end.IsZero() && sb.State == sandbox.Running {
-		left := max(end.Sub(now).Milliseconds(), 0)
-		a.TimeoutRemainingMS = &left
-	}
+	a.TimeoutRemainingMS = timeoutRemaining(sb, now)
 	if sb.State == sandbox.Paused {
 		a.Memory = new(bool) // what was in memory is never kept
 	}
@@ -55,6 +52,16 @@ func wireSandbox(r *http.Request, sb sandbox.Sandbox, now time.Time) api.Sandbox
 		a.TotalRuntimeSec = &ran
 	}
 	return a
+}
+
+// timeoutRemaining is null for what does not run, or has no hard limit.
+func timeoutRemaining(sb sandbox.Sandbox, now time.Time) *int64 {
+	end := sb.Deadline()
+	if end.IsZero() || sb.State != sandbox.Running {
+		return nil
+	}
+	left := max(end.Sub(now).Milliseconds(), 0)
+	return &left
 }
 
 // seconds rounds up: a second begun is a second.
@@ -103,8 +110,8 @@ func wireTags(r *http.Request, tags []string) any {
 	return m
 }
 
-func textOnly(m map[string]any) map[string]any {
-	out := make(map[string]any, len(m))
+func textOnly(m map[string]any) map[string]string {
+	out := make(map[string]string, len(m))
 	for k, v := range m {
 		if text, ok := v.(string); ok {
 			out[k] = text

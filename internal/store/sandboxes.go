@@ -243,6 +243,9 @@ func stateChanged(sb sandbox.Sandbox, from sandbox.State) event.Event {
 	if sb.Reason != "" {
 		data["reason"] = sb.Reason
 	}
+	if sb.State == sandbox.Running && sb.BootPath != "" {
+		data["boot_path"] = string(sb.BootPath)
+	}
 	return event.Event{Sandbox: sb.ID, Tenant: sb.Tenant, Type: event.StateChanged, Data: data, At: sb.UpdatedAt}
 }
 
