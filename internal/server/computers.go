@@ -28,7 +28,7 @@ func (s *Server) computerRoutes() []route {
 		{"POST", v1 + "/computers", sandboxesWrite, counted, s.createComputer},
 		{"GET", v1 + "/computers", sandboxesRead, counted, s.listComputers},
 		{"GET", computer, sandboxesRead, counted, s.getComputer},
-		{"PATCH", computer, sandboxesWrite, counted, s.updateComputer},
+		{"PATCH", computer, sandboxesWrite, counted, s.ofKnown(s.updateComputer)},
 		{"DELETE", computer, sandboxesWrite, counted, s.deleteComputer},
 		{"POST", computer + "/start", sandboxesWrite, counted, change(Sandboxes.Start)},
 		{"POST", computer + "/stop", sandboxesWrite, counted, change(Sandboxes.Stop)},

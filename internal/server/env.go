@@ -20,10 +20,21 @@ import (
 func (s *Server) envRoutes() []route {
 	return []route{
 		{"GET", sbx + "/env", sandboxesRead, counted, s.listEnv},
-		{"PUT", sbx + "/env", sandboxesWrite, counted, s.putEnv},
+		{"PUT", sbx + "/env", sandboxesWrite, counted, s.ofKnown(s.putEnv)},
 		{"DELETE", sbx + "/env/{name}", sandboxesWrite, counted, s.deleteEnv},
-		{"POST", sbx + "/env", sandboxesWrite, counted, s.postEnv},
-		{"PATCH", sbx + "/env/{name}", sandboxesWrite, counted, s.patchEnv},
+		{"POST", sbx + "/env", sandboxesWrite, counted, s.ofKnown(s.postEnv)},
+		{"PATCH", sbx + "/env/{name}", sandboxesWrite, counted, s.ofKnown(s.patchEnv)},
+	}
+}
+
+// ofKnown answers NOT_FOUND for a sandbox that the caller has not, before it
+// matters what is in the body.
+func (s *Server) ofKnown(next handler) handler {
+	return func(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+		if _, err := s.deps.Sandboxes.Get(r.Context(), c, param(r, "id")); err != nil {
+			return err
+		}
+		return next(w, r, c)
 	}
 }
 

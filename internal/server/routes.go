@@ -135,7 +135,7 @@ func (s *Server) sandboxRoutes() []route {
 		{"GET", v1 + "/sandboxes", sandboxesRead, counted, s.listSandboxes},
 		{"GET", v1 + "/sandboxes/by-name/{name}", sandboxesRead, counted, s.getByName},
 		{"GET", sbx, sandboxesRead, counted, s.getSandbox},
-		{"PATCH", sbx + "/tags", sandboxesWrite, counted, s.setTags},
+		{"PATCH", sbx + "/tags", sandboxesWrite, counted, s.ofKnown(s.setTags)},
 		{"DELETE", sbx, sandboxesWrite, counted, s.deleteSandbox},
 
 		// Public clients poll the first every 10 ms when the second fails.
