@@ -27,9 +27,11 @@ func (s *Supervisor) Usage(ctx context.Context, c sandbox.Caller, id string) (sa
 		return sb, sandbox.Usage{}, err
 	}
 	var live *sandbox.Reading
-	if u := s.lookup(sb.ID); u != nil && sb.State == sandbox.Running {
+	if u := s.lookup(sb.ID); u != nil {
 		if r, ok := s.read(ctx, u); ok {
 			live = &r
+		} else {
+			live = u.lastRead() // it was stopped, and that is being written
 		}
 	}
 	used, err := s.store.Usage(ctx, sb.ID, now(), live)
@@ -143,7 +145,15 @@ func (s *Supervisor) lastReading(ctx context.Context, u *unit) []sandbox.Reading
 	if !ok {
 		return nil
 	}
+	u.last = &r
 	return []sandbox.Reading{r}
+}
+
+// lastRead is what lastReading found; nil before that.
+func (u *unit) lastRead() *sandbox.Reading {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.last
 }
 
 // keepMeter writes what is used until the supervisor closes, and once more then.

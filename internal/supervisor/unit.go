@@ -38,6 +38,7 @@ type unit struct {
 	metered bool             // its use is its tenant's, and counted
 	base    sandbox.Counters // what was counted before that
 	written sandbox.Reading  // the last that is durable
+	last    *sandbox.Reading // before its end on the host
 	samples []sandbox.Sample // of the last hour, oldest first
 	refusal error            // why no new work is let in just now
 
