@@ -80,11 +80,7 @@ func wireComputer(sb sandbox.Sandbox) api.Computer {
 }
 
 func (s *Server) createComputer(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
-	req, err := s.parseCreate(r)
-	if err != nil {
-		return err
-	}
-	sb, err := s.deps.Sandboxes.Create(r.Context(), c, req)
+	sb, err := s.create(r, c)
 	if err != nil {
 		return err
 	}

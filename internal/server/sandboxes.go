@@ -10,17 +10,23 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
-func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+// create makes the sandbox that a request asks for, or finds the one it made.
+func (s *Server) create(r *http.Request, c sandbox.Caller) (sandbox.Sandbox, error) {
 	req, err := s.parseCreate(r)
 	if err != nil {
-		return err
+		return sandbox.Sandbox{}, err
 	}
 	sb, err := s.deps.Sandboxes.Create(r.Context(), c, req)
+	if err == nil && !c.Sees(sb.Workspace) { // an idempotency key of somebody who sees more
+		err = sandbox.E(sandbox.Conflict, sandbox.CodeIdempotency, "this idempotency key was used for a different request")
+	}
+	return sb, err
+}
+
+func (s *Server) createSandbox(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	sb, err := s.create(r, c)
 	if err != nil {
 		return err
-	}
-	if !c.Sees(sb.Workspace) { // an idempotency key of somebody who sees more
-		return sandbox.E(sandbox.Conflict, sandbox.CodeIdempotency, "this idempotency key was used for a different request")
 	}
 	w.Header().Set("Location", api.Base+api.SandboxPath(string(sb.ID)))
 	writeOne(w, http.StatusCreated, wireSandbox(r, sb, time.Now()))

@@ -18,8 +18,9 @@ func (s *Server) usage(w http.ResponseWriter, r *http.Request, c sandbox.Caller)
 		SandboxID: string(sb.ID), State: string(sb.State), RuntimeSec: seconds(u.Runtime), RuntimeMS: u.Runtime.Milliseconds(),
 		ProvisionedVCPUMS: u.CPUTime.Milliseconds(), ProvisionedMemoryMBMS: u.MemoryMiBMilli, CreationCount: 1,
 		ActiveCPUMS: u.CPU.Milliseconds(), NetworkIngressBytes: u.NetworkIn, NetworkEgressBytes: u.NetworkOut,
-		MeasurementStatus: api.MeasurementStatus{ActiveCPU: "measured", Network: "measured", ProvisionedResources: "measured"},
-		TimeoutSec:        seconds(sb.Timeout), TimeoutRemainingMS: timeoutRemaining(sb, time.Now()),
+		MeasurementStatus:  api.MeasurementStatus{ActiveCPU: "measured", Network: "measured", ProvisionedResources: "measured"},
+		EstimatedCostCents: s.cfg.Prices.Cost(u.CPUTime.Milliseconds()*sandbox.Core, u.MemoryMiBMilli).Whole(),
+		TimeoutSec:         seconds(sb.Timeout), TimeoutRemainingMS: timeoutRemaining(sb, time.Now()),
 	})
 	return nil
 }

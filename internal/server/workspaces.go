@@ -3,7 +3,6 @@ package server
 import (
 	"encoding/json"
 	"net/http"
-	"time"
 
 	"silica.dev/silica/api"
 	"silica.dev/silica/sandbox"
@@ -153,7 +152,7 @@ func (s *Server) workspaceSandboxes(w http.ResponseWriter, r *http.Request, c sa
 	if err != nil {
 		return err
 	}
-	f, page, err := listFilter(r, sandboxStates)
+	f, page, err := listFilter(r, computerStates)
 	if err != nil {
 		return err
 	}
@@ -162,12 +161,7 @@ func (s *Server) workspaceSandboxes(w http.ResponseWriter, r *http.Request, c sa
 	if err != nil {
 		return err
 	}
-	now := time.Now()
-	writePage(w, found, f, page, func(sb sandbox.Sandbox) api.Sandbox {
-		a := wireSandbox(r, sb, now)
-		a.Metadata = textOnly(a.Metadata) // computers' metadata is text to every public client
-		return a
-	})
+	writePage(w, found, f, page, wireComputer)
 	return nil
 }
 
