@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -92,31 +91,9 @@ func newTenantRm(t *terminal) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			return each(t, ids, func(id string) error { return c.DeleteTenant(cmd.Context(), id) })
+			return each(t, ids, func(id string) (api.Deleted, error) { return deleted(id), c.DeleteTenant(cmd.Context(), id) })
 		},
 	}
-}
-
-// each deletes every id, going on after a failure.
-func each(t *terminal, ids []string, remove func(string) error) error {
-	gone := []api.Deleted{}
-	var errs []error
-	for _, id := range ids {
-		if err := remove(id); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", id, err))
-			continue
-		}
-		gone = append(gone, api.Deleted{ID: id, Deleted: true})
-		if !t.json {
-			fmt.Fprintln(t.out, id)
-		}
-	}
-	if t.json {
-		if err := t.print(gone, nil); err != nil {
-			return err
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func newKey(t *terminal) *cobra.Command {
@@ -197,9 +174,11 @@ func newKeyRm(t *terminal) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			return each(t, ids, func(id string) error { return c.DeleteKey(cmd.Context(), tenant, id) })
+			return each(t, ids, func(id string) (api.Deleted, error) { return deleted(id), c.DeleteKey(cmd.Context(), tenant, id) })
 		},
 	}
 	c.Flags().StringVar(&tenant, "tenant", "", "id of the tenant (default the caller's own)")
 	return c
 }
+
+func deleted(id string) api.Deleted { return api.Deleted{ID: id, Deleted: true} }

@@ -20,15 +20,15 @@ import (
 func newSandboxCp(t *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cp SOURCE TARGET",
-		Short: "Copy a file into or out of a sandbox",
-		Long: `Copy a file into or out of a sandbox: one side is SANDBOX:PATH, the other a local
-path, or - for standard input or output. A target that is a folder gets the file
-under its own name. Folders are not copied yet; pack them:
-
-  tar c folder | silica sandbox cp - $id:/root/folder.tar
-  silica sandbox exec $id 'tar xf /root/folder.tar'`,
+		Short: "Copy files and folders into or out of a sandbox",
+		Long: `Copy a file or a folder into or out of a sandbox: one side is SANDBOX:PATH, the
+other a local path, or - for standard input or output. A target that is a folder
+gets the source under its own name; FOLDER/. copies what is in a folder instead.
+Folders that are there are merged, files in them replaced.`,
 		Example: `  silica sandbox cp data.csv $id:/root/data.csv
-  silica sandbox cp $id:/root/plot.png .`,
+  silica sandbox cp $id:/root/plot.png .
+  silica sandbox cp src $id:/workspace
+  silica sandbox cp $id:/workspace/out/. results`,
 		Args: args(2, 2),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			fromID, from, fromRemote := remotePath(given[0])
@@ -42,6 +42,9 @@ under its own name. Folders are not copied yet; pack them:
 			}
 			defer c.Close()
 			if toRemote {
+				if st, err := os.Stat(from); err == nil && st.IsDir() {
+					return copyFolderIn(cmd.Context(), t, c, from, toID, to)
+				}
 				return copyIn(cmd.Context(), t, c, from, toID, to)
 			}
 			return copyOut(cmd.Context(), t, c, fromID, from, to)
@@ -122,9 +125,6 @@ func openLocal(t *terminal, name string) (io.ReadCloser, int64, error) {
 		return nil, 0, err
 	}
 	st, err := f.Stat()
-	if err == nil && st.IsDir() {
-		err = usageError{fmt.Errorf("%s is a folder; only files are copied yet. \"silica sandbox cp --help\" shows how to pack it", name)}
-	}
 	if err != nil {
 		f.Close()
 		return nil, 0, err
@@ -138,7 +138,7 @@ func openLocal(t *terminal, name string) (io.ReadCloser, int64, error) {
 func copyOut(ctx context.Context, t *terminal, c *client.Client, id, remote, local string) error {
 	f, err := c.Download(ctx, id, remote)
 	if client.HasCode(err, "IS_A_DIRECTORY") {
-		return usageError{fmt.Errorf("%s is a folder; only files are copied yet. \"silica sandbox cp --help\" shows how to pack it", remote)}
+		return copyFolderOut(ctx, t, c, id, remote, local)
 	}
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ func newSandboxExec(t *terminal) *cobra.Command {
 	var req api.ExecRequest
 	var env []string
 	var timeout time.Duration
+	var input, tty bool
 	c := &cobra.Command{
 		Use:   "exec [flags] SANDBOX [--] COMMAND [ARGUMENT...]",
 		Short: "Run a command in a sandbox; its exit code becomes silica's",
@@ -28,10 +29,12 @@ func newSandboxExec(t *terminal) *cobra.Command {
 becomes silica's own (124 when the time is up).
 
 One argument alone goes to a shell as it is, so pipes and variables work; several
-are passed on exactly. Standard input is not passed on.`,
+are passed on exactly. Standard input is passed on with -i, a terminal made with -t.`,
 		Example: `  silica sandbox exec $id -- python3 -c 'print(6*7)'
   silica sandbox exec $id 'ls /usr/bin | wc -l'
-  silica sandbox exec -w /srv -e DEBUG=1 --timeout 2m $id make test`,
+  silica sandbox exec -w /srv -e DEBUG=1 --timeout 2m $id make test
+  silica sandbox exec -i $id 'wc -l' < data.csv
+  silica sandbox exec -it $id -- vim notes.txt`,
 		Args: args(2, -1),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			var err error
@@ -41,12 +44,9 @@ are passed on exactly. Standard input is not passed on.`,
 			if req.TimeoutSec, err = seconds("--timeout", timeout); err != nil {
 				return err
 			}
-			argv := given[1:]
-			if argv[0] == "--" { // a matter of taste
-				argv = argv[1:]
-			}
-			if len(argv) == 0 {
-				return usageError{errors.New("a command is missing\nUsage: " + cmd.UseLine())}
+			argv, err := commandLine(cmd, given)
+			if err != nil {
+				return err
 			}
 			req.Command = shellCommand(argv)
 			c, err := connect()
@@ -54,7 +54,12 @@ are passed on exactly. Standard input is not passed on.`,
 				return err
 			}
 			defer c.Close()
-			if t.json {
+			switch {
+			case t.json && (input || tty):
+				return usageError{errors.New("--json has no place for -i and -t")}
+			case input || tty:
+				return execSocket(cmd.Context(), t, c, given[0], req, input, tty)
+			case t.json:
 				return execOnce(cmd.Context(), t, c, given[0], req)
 			}
 			return execLive(cmd.Context(), t, c, given[0], req)
@@ -63,10 +68,58 @@ are passed on exactly. Standard input is not passed on.`,
 	f := c.Flags()
 	f.SortFlags = false
 	f.SetInterspersed(false) // flags after the sandbox belong to the command
-	f.DurationVar(&timeout, "timeout", 0, "time to run (default 30s, at most 5m)")
+	f.DurationVar(&timeout, "timeout", 0, "time to run (default 30s, at most 5m; with -i or -t default none)")
+	f.BoolVarP(&input, "interactive", "i", false, "pass standard input on")
+	f.BoolVarP(&tty, "tty", "t", false, "give the command a terminal")
 	f.StringArrayVarP(&env, "env", "e", nil, "environment variable KEY=VALUE; repeatable")
-	f.StringVarP(&req.WorkingDir, "workdir", "w", "", "folder to run in (default the template's)")
+	f.StringVarP(&req.WorkingDir, "cwd", "w", "", "folder to run in (default the template's)")
 	return c
+}
+
+// commandLine is what follows the sandbox.
+func commandLine(cmd *cobra.Command, given []string) ([]string, error) {
+	argv := given[1:]
+	if len(argv) > 0 && argv[0] == "--" { // a matter of taste
+		argv = argv[1:]
+	}
+	if len(argv) == 0 {
+		return nil, usageError{errors.New("a command is missing\nUsage: " + cmd.UseLine())}
+	}
+	return argv, nil
+}
+
+// execSocket runs a command that reads standard input, or has a terminal.
+func execSocket(ctx context.Context, t *terminal, c *client.Client, id string, req api.ExecRequest, input, tty bool) error {
+	cmd := c.Command(id, req.Command)
+	cmd.Dir, cmd.Env, cmd.Timeout = req.WorkingDir, req.Env, time.Duration(req.TimeoutSec)*time.Second
+	cmd.Stdout, cmd.Stderr = t.out, t.err
+	if input {
+		cmd.Stdin = t.in
+	}
+	k := &keyboard{fd: -1}
+	if cmd.TTY = tty; tty && input {
+		var err error
+		if k, err = t.raw(); err != nil {
+			return err
+		}
+		defer k.restore()
+		cmd.Cols, cmd.Rows = k.size()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := cmd.Start(ctx); err != nil {
+		return err
+	}
+	if k.was != nil {
+		go k.follow(ctx, cmd.Resize)
+	}
+	err := cmd.Wait()
+	k.restore()
+	var exit *client.ExitError
+	if errors.As(err, &exit) {
+		return exited(exit.Code, req.TimeoutSec > 0 && exit.Code == exitTimedOut, false)
+	}
+	return timedOut(err)
 }
 
 // execLive copies output as it comes.

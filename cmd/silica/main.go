@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -64,7 +65,12 @@ func newRoot(t *terminal) *cobra.Command {
 
 "silica serve" runs the server. The other commands talk to one:
   SILICA_URL      where it is (default ` + defaultURL + `)
-  SILICA_API_KEY  the key (default: the server's own admin.key, where that is readable)`,
+  SILICA_API_KEY  the key (default: the server's own admin.key, where that is readable)
+
+Exit codes: 0 success, 1 refused or failed, 2 wrong command line, 69 no server
+answers, 130 interrupted; of "exec" and "shell" the command's own, 124 when its
+time was up. With --json every answer is one JSON value, streams are one a line,
+and errors are {"error":{"code",…}} on standard error.`,
 		Example: `  silica serve
   id=$(silica sandbox create -q)
   silica sandbox exec $id -- python3 -c 'print(6*7)'
@@ -89,10 +95,11 @@ func newRoot(t *terminal) *cobra.Command {
 		}
 		return usageError{fmt.Errorf("%w\nRun \"%s --help\" for its flags", err, c.CommandPath())}
 	})
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(
-		newServe(t), newSandbox(t), newTenant(t), newKey(t), newDrain(t), newBackup(t), newRestore(t), newWait(t), newDoctor(t), newBench(t), newVersion(t),
-	)
+	under(root, "server", "Run a server:", newServe(t), newDoctor(t), newWait(t), newDrain(t), newBackup(t), newRestore(t), newBench(t))
+	under(root, "use", "Use it:", newSandbox(t))
+	under(root, "accounts", "Accounts:", newTenant(t), newKey(t))
+	root.AddCommand(newVersion(t), newMan(t))
+	completeSandboxes(root)
 	return root
 }
 
@@ -113,9 +120,20 @@ func needsSubcommand(c *cobra.Command, args []string) error {
 	}
 	text := fmt.Sprintf("%s: no command %q", c.CommandPath(), args[0])
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-		text += fmt.Sprintf("; did you mean %q?", near[0])
+		// The one that begins alike is meant more often than the first by name.
+		best := slices.MaxFunc(near, func(a, b string) int { return alike(a, args[0]) - alike(b, args[0]) })
+		text += fmt.Sprintf("; did you mean %q?", best)
 	}
 	return usageError{errors.New(text + "\nRun \"" + c.CommandPath() + " --help\" for the commands there are")}
+}
+
+// alike is how many bytes two words begin with in common.
+func alike(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // group makes a command that only holds others.
@@ -123,6 +141,15 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	g := &cobra.Command{Use: use, Short: short, RunE: needsSubcommand, Args: cobra.ArbitraryArgs, SuggestionsMinimumDistance: 2}
 	g.AddCommand(commands...)
 	return g
+}
+
+// under adds commands below a heading of the help.
+func under(g *cobra.Command, id, heading string, commands ...*cobra.Command) {
+	g.AddGroup(&cobra.Group{ID: id, Title: heading})
+	for _, c := range commands {
+		c.GroupID = id
+	}
+	g.AddCommand(commands...)
 }
 
 // args checks the number of arguments and names them when it is wrong.

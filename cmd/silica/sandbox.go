@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,9 +17,14 @@ import (
 )
 
 func newSandbox(t *terminal) *cobra.Command {
-	g := group("sandbox", "Create, use and remove sandboxes",
-		newSandboxCreate(t), newSandboxLs(t), newSandboxGet(t), newSandboxRm(t), newSandboxExec(t), newSandboxCp(t))
+	g := group("sandbox", "Create, use and remove sandboxes")
 	g.Aliases = []string{"sandboxes", "sbx"}
+	under(g, "life", "Life:", newSandboxCreate(t), newSandboxLs(t), newSandboxGet(t), newSandboxUpdate(t), newSandboxTags(t), newSandboxExtend(t),
+		newSandboxWait(t), newSandboxStop(t), newSandboxStart(t), newSandboxRestart(t), newSandboxRm(t))
+	under(g, "work", "Work in one:", newSandboxExec(t), newSandboxShell(t), newSandboxTerminals(t), newSandboxRun(t), newSandboxPs(t),
+		newProcess(t), newService(t), newSandboxForward(t))
+	under(g, "files", "Files:", newSandboxCp(t), newFiles(t))
+	under(g, "look", "Look:", newSandboxEvents(t))
 	return g
 }
 
@@ -42,11 +48,8 @@ func newSandboxCreate(t *terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for k, v := range meta {
-				if req.Metadata == nil {
-					req.Metadata = map[string]any{}
-				}
-				req.Metadata[k] = v
+			if len(meta) > 0 {
+				req.Metadata = plain(meta)
 			}
 			if req.TimeoutSec, err = seconds("--timeout", timeout); err != nil {
 				return err
@@ -76,7 +79,7 @@ func newSandboxCreate(t *terminal) *cobra.Command {
 	f.Int64Var(&req.MemoryMB, "memory", 0, "MiB of memory (default 1024)")
 	f.Int64Var(&req.DiskMB, "disk", 0, "MiB of disk (default 3072)")
 	f.DurationVar(&timeout, "timeout", 0, "time to live, like 90s or 2h (default 5m)")
-	f.DurationVar(&idle, "idle-timeout", 0, "time without use to live (kept; this version does not act on it yet)")
+	f.DurationVar(&idle, "idle-timeout", 0, "time without use to live (default none)")
 	f.StringArrayVarP(&env, "env", "e", nil, "environment variable KEY=VALUE; repeatable")
 	f.StringArrayVar(&metadata, "metadata", nil, "KEY=VALUE kept with it; repeatable")
 	f.StringSliceVar(&req.Tags, "tag", nil, "tag; repeatable")
@@ -85,7 +88,7 @@ func newSandboxCreate(t *terminal) *cobra.Command {
 	f.StringVar(&req.ExternalWorkspaceID, "external-workspace", "", "your own id of the customer")
 	f.StringVar(&req.ExternalUserID, "external-user", "", "your own id of the end user")
 	f.StringVar(&req.ExternalProjectID, "external-project", "", "your own id of the project")
-	f.BoolVar(&req.Persistent, "persistent", false, "pause instead of destroy when its time is up (kept; there is no pause yet, it is destroyed)")
+	f.BoolVar(&req.Persistent, "persistent", false, "pause with its files kept instead of destroy when its time is up")
 	f.BoolVar(&req.AlwaysOn, "always-on", false, "no time to live")
 	f.StringVar(&req.IdempotencyKey, "idempotency-key", "", "the same key within 24 hours returns the same sandbox")
 	f.BoolVar(&noWait, "no-wait", false, "do not wait until it is ready")
@@ -114,79 +117,14 @@ func create(cmd *cobra.Command, t *terminal, req api.CreateSandbox, wait bool) (
 	return ready, nil
 }
 
-func newSandboxLs(t *terminal) *cobra.Command {
-	var f api.SandboxFilter
-	var all, quiet bool
-	c := &cobra.Command{
-		Use: "ls [flags]", Aliases: []string{"list"},
-		Short: "List sandboxes",
-		Args:  args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect()
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			list, err := c.List(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			if all && f.State == "" {
-				f.State = api.StateDestroyed
-				gone, err := c.List(cmd.Context(), f)
-				if err != nil {
-					return err
-				}
-				list = append(list, gone...)
-			}
-			if quiet && !t.json {
-				for _, sb := range list {
-					fmt.Fprintln(t.out, sb.ID)
-				}
-				return nil
-			}
-			return t.print(nonNil(list), func(w io.Writer) {
-				rows := make([][]string, len(list))
-				for i, sb := range list {
-					rows[i] = []string{sb.ID, deref(sb.Name), sb.State, sb.TemplateID, size(sb), boot(sb), age(sb.CreatedAt)}
-				}
-				table(w, []string{"ID", "NAME", "STATE", "TEMPLATE", "SIZE", "BOOT", "AGE"}, rows)
-				if len(list) == 0 {
-					t.hint("\nNone yet. \"silica sandbox create\" makes one.")
-				}
-			})
-		},
-	}
-	fl := c.Flags()
-	fl.SortFlags = false
-	fl.BoolVarP(&all, "all", "a", false, "also those destroyed")
-	fl.StringVar(&f.State, "state", "", "only those provisioning, running, paused, destroyed or error")
-	fl.StringVar(&f.WorkspaceID, "workspace-id", "", "only those of this workspace")
-	fl.StringVar(&f.ProjectID, "project-id", "", "only those of this project")
-	fl.StringVar(&f.ExternalWorkspaceID, "external-workspace", "", "only those of this customer of yours")
-	fl.StringVar(&f.ExternalUserID, "external-user", "", "only those of this end user of yours")
-	fl.StringVar(&f.ExternalProjectID, "external-project", "", "only those of this project of yours")
-	fl.BoolVarP(&quiet, "quiet", "q", false, "print only ids")
-	return c
-}
-
 func newSandboxGet(t *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "get SANDBOX",
 		Short: "Show one sandbox (by id, slug or name)",
 		Args:  args(1, 1),
-		RunE: func(cmd *cobra.Command, given []string) error {
-			c, err := connect()
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			sb, err := c.Get(cmd.Context(), given[0])
-			if err != nil {
-				return err
-			}
-			return t.print(sb, func(w io.Writer) { describe(w, *sb) })
-		},
+		RunE: asks(t, func(ctx context.Context, c *client.Client, given []string) (*api.Sandbox, error) {
+			return c.Get(ctx, given[0])
+		}, func(w io.Writer, sb *api.Sandbox) { describe(w, *sb) }),
 	}
 }
 
@@ -194,18 +132,25 @@ func describe(w io.Writer, sb api.Sandbox) {
 	rows := [][2]string{
 		{"id", sb.ID}, {"name", deref(sb.Name)}, {"slug", sb.Slug}, {"state", sb.State}, {"reason", deref(sb.StateReason)},
 		{"template", sb.TemplateID}, {"size", size(sb)}, {"boot", boot(sb)},
-		{"workspace", sb.WorkspaceID}, {"project", sb.ProjectID}, {"tenant", sb.TenantID},
+		{"tags", tags(sb)}, {"workspace", sb.WorkspaceID}, {"project", sb.ProjectID}, {"tenant", sb.TenantID},
 		{"created", sb.CreatedAt.Local().Format(time.DateTime)}, {"timeout", (time.Duration(sb.TimeoutSec) * time.Second).String()},
 	}
 	if sb.TimeoutRemainingMS != nil {
 		rows = append(rows, [2]string{"remaining", (time.Duration(*sb.TimeoutRemainingMS) * time.Millisecond).Round(time.Second).String()})
 	}
-	if sb.DestroyedAt != nil {
-		rows = append(rows, [2]string{"destroyed", sb.DestroyedAt.Local().Format(time.DateTime)})
+	rows = append(rows, [2]string{"destroyed", when(sb.DestroyedAt)})
+	fields(w, rows)
+}
+
+// fields writes names and values, without those that are empty.
+func fields(w io.Writer, rows [][2]string) {
+	width := 0
+	for _, r := range rows {
+		width = max(width, len(r[0]))
 	}
 	for _, r := range rows {
 		if r[1] != "" {
-			fmt.Fprintf(w, "%-10s %s\n", r[0], r[1])
+			fmt.Fprintf(w, "%-*s %s\n", width, r[0], r[1])
 		}
 	}
 }
@@ -237,35 +182,12 @@ func newSandboxRm(t *terminal) *cobra.Command {
 					return err
 				}
 			}
-			return remove(cmd, t, c, ids)
+			return each(t, ids, func(id string) (*api.DestroyedSandbox, error) { return c.Delete(cmd.Context(), id) })
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "destroy all of the tenant's")
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return c
-}
-
-// remove destroys each of ids, going on after a failure.
-func remove(cmd *cobra.Command, t *terminal, c *client.Client, ids []string) error {
-	gone := []api.DestroyedSandbox{}
-	var errs []error
-	for _, id := range ids {
-		d, err := c.Delete(cmd.Context(), id)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", id, err))
-			continue
-		}
-		gone = append(gone, *d)
-		if !t.json {
-			fmt.Fprintln(t.out, d.ID)
-		}
-	}
-	if t.json {
-		if err := t.print(gone, nil); err != nil {
-			return err
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // pairs splits KEY=VALUE arguments of a flag.
@@ -315,6 +237,34 @@ func age(t time.Time) string {
 	default:
 		return fmt.Sprintf("%dd", int(d.Hours())/24)
 	}
+}
+
+// when is a moment in this machine's time; nil is none.
+func when(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return ""
+	}
+	return t.Local().Format(time.DateTime)
+}
+
+// brief is the beginning of a text of any length, on one line.
+func brief(s string) string {
+	const most = 60
+	r := []rune(strings.Join(strings.Fields(s), " "))
+	if len(r) > most {
+		r = append(r[:most-1], '…')
+	}
+	return shown(string(r))
+}
+
+// tags are a sandbox's, with commas.
+func tags(sb api.Sandbox) string {
+	list, _ := sb.Tags.([]any) // the shape that this client gets
+	words := make([]string, 0, len(list))
+	for _, tag := range list {
+		words = append(words, fmt.Sprint(tag))
+	}
+	return strings.Join(words, ", ")
 }
 
 func deref(s *string) string {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -50,7 +51,10 @@ const (
 )
 
 // fakeServer is as much of the API as the commands need to show how they behave.
-type fakeServer struct{ files map[string][]byte }
+type fakeServer struct {
+	files  map[string][]byte
+	folder []byte // the last archive
+}
 
 func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(api.HeaderRequestID, "req_1")
@@ -66,9 +70,9 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusUnauthorized, "UNAUTHORIZED", "no valid API key")
 		return
 	}
-	path, ms, name := "pool", int64(12), "demo"
+	bootPath, ms, name := "pool", int64(12), "demo"
 	sandbox := api.Sandbox{ID: fakeID, Slug: "s0000", Name: &name, State: api.StateRunning, Ready: true, TemplateID: "miosa-sandbox",
-		CPUCount: 1, MemoryMB: 1024, BootPath: &path, BootMS: &ms, CreatedAt: time.Now(), TimeoutSec: 300}
+		CPUCount: 1, MemoryMB: 1024, BootPath: &bootPath, BootMS: &ms, CreatedAt: time.Now(), TimeoutSec: 300}
 	one := api.Base + api.SandboxPath(fakeID)
 	switch route := r.Method + " " + r.URL.Path; route {
 	case "GET " + api.PathReady:
@@ -82,10 +86,12 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		answer(http.StatusCreated, sandbox)
 	case "GET " + api.Base + api.PathSandboxes:
-		if r.URL.Query().Get("state") == api.StateDestroyed {
+		list := []api.Sandbox{sandbox}
+		if strings.Contains(r.URL.Query().Get("state"), api.StateDestroyed) {
 			sandbox.ID, sandbox.State = "sbx_gone", api.StateDestroyed
+			list = append(list, sandbox)
 		}
-		answer(http.StatusOK, api.List[api.Sandbox]{Data: []api.Sandbox{sandbox}})
+		answer(http.StatusOK, api.List[api.Sandbox]{Data: list})
 	case "GET " + one:
 		answer(http.StatusOK, sandbox)
 	case "DELETE " + one:
@@ -101,7 +107,12 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewDecoder(r.Body).Decode(&req)
 		answer(http.StatusOK, api.FileEntry{Path: req.Path, IsDir: req.Path == "/root"})
 	case "GET " + one + "/files/download":
-		content, ok := f.files[r.URL.Query().Get("path")]
+		name := r.URL.Query().Get("path")
+		if path.Base(path.Clean(name)) == "folder" {
+			refuse(http.StatusConflict, "IS_A_DIRECTORY", name+" is a folder")
+			return
+		}
+		content, ok := f.files[name]
 		if !ok {
 			refuse(http.StatusNotFound, "FILE_NOT_FOUND", "no such file: "+r.URL.Query().Get("path"))
 			return
@@ -118,7 +129,9 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "POST " + api.Base + api.PathDrain:
 		answer(http.StatusOK, api.Drained{Destroyed: 2})
 	default:
-		refuse(http.StatusNotFound, "NOT_FOUND", "no such sandbox")
+		if !f.inside(w, r, strings.Replace(route, one, "", 1), answer) {
+			refuse(http.StatusNotFound, "NOT_FOUND", "no such sandbox")
+		}
 	}
 }
 

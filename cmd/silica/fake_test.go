@@ -1,0 +1,82 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"silica.dev/silica/api"
+)
+
+// inside answers what is asked about the inside of the one sandbox there is.
+func (f *fakeServer) inside(w http.ResponseWriter, r *http.Request, route string, answer func(int, any)) bool {
+	code := int32(3)
+	process := api.Process{PID: "42", SandboxID: fakeID, Kind: "process", Command: "sleep\n1", Status: api.ProcessFailed, ExitCode: &code, StartedAt: time.Now()}
+	service := api.Service{Name: "web", Command: "serve", Status: "running", Restart: "always", RestartCount: 2}
+	sandbox := api.Sandbox{ID: fakeID, State: api.StateRunning, Ready: true, CreatedAt: time.Now()}
+	var body map[string]any
+	if r.Header.Get("Content-Type") == "application/json" {
+		_ = json.NewDecoder(r.Body).Decode(&body)
+	}
+	switch route {
+	case "PATCH ":
+		if name, ok := body["name"].(string); ok {
+			sandbox.Name = &name
+		}
+		sandbox.Metadata, _ = body["metadata"].(map[string]any)
+		answer(http.StatusOK, sandbox)
+	case "PATCH /tags":
+		sandbox.Tags = body["tags"]
+		answer(http.StatusOK, sandbox)
+	case "POST /extend":
+		left := int64(body["timeout_sec"].(float64)) * 1000
+		sandbox.TimeoutRemainingMS = &left
+		answer(http.StatusOK, sandbox)
+	case "POST /stop", "POST /start", "POST /restart":
+		answer(http.StatusOK, sandbox)
+	case "GET /readiness/stream":
+		fmt.Fprint(w, "event: ready\ndata: {}\n\n")
+	case "POST /processes":
+		process.Command, _ = body["command"].(string)
+		answer(http.StatusCreated, process)
+	case "GET /processes":
+		answer(http.StatusOK, api.List[api.Process]{Data: []api.Process{process}})
+	case "GET /processes/42", "DELETE /processes/42":
+		answer(http.StatusOK, process)
+	case "GET /processes/42/logs", "GET /services/web/logs":
+		answer(http.StatusOK, api.Logs{Data: "a\nb\n", Lines: []string{"a", "b"}})
+	case "GET /processes/42/stream":
+		fmt.Fprint(w, "data: {\"type\":\"stdout\",\"data\":\"one\\n\"}\n\ndata: {\"type\":\"gap\",\"lost_bytes\":5}\n\ndata: {\"type\":\"exit\"}\n\n")
+	case "GET /services":
+		answer(http.StatusOK, api.List[api.Service]{Data: []api.Service{service}})
+	case "POST /services/web/restart":
+		answer(http.StatusOK, service)
+	case "GET /files":
+		answer(http.StatusOK, api.FileList{Path: r.URL.Query().Get("path"), Entries: []api.FileEntry{
+			{Path: "/workspace/evil\x1b[2J", Mode: "0644", Size: 2048}, {Path: "/workspace/sub", IsDir: true, Mode: "0755"}}})
+	case "POST /files/search":
+		answer(http.StatusOK, api.SearchResult{Matches: []api.SearchMatch{{Path: "/a.py", Line: 7, Text: "def f():", Before: []string{"#"}}}, Truncated: true})
+	case "PUT /files/archive":
+		f.folder, _ = io.ReadAll(r.Body)
+		files := int64(0)
+		for tr := tar.NewReader(bytes.NewReader(f.folder)); ; {
+			h, err := tr.Next()
+			if err != nil {
+				break
+			}
+			if h.Typeflag == tar.TypeReg {
+				files++
+			}
+		}
+		answer(http.StatusOK, api.Unpacked{Path: r.URL.Query().Get("path"), Files: files})
+	case "GET /files/archive":
+		_, _ = w.Write(f.folder)
+	default:
+		return false
+	}
+	return true
+}
