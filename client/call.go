@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"silica.dev/silica/api"
 )
@@ -140,8 +141,8 @@ func all[T any](ctx context.Context, c *Client, cl call) iter.Seq2[T, error] {
 		for page := 1; ; page++ {
 			if page > 1 {
 				cl = cl.with("page") // a query of its own
-				cl.query.Set("page", itoa(page))
-				cl.query.Set("page_size", itoa(seen/(page-1)))
+				cl.query.Set("page", strconv.Itoa(page))
+				cl.query.Set("page_size", strconv.Itoa(seen/(page-1)))
 			}
 			l, err := fetch[api.List[T]](ctx, c, cl)
 			if err != nil {

@@ -1,5 +1,6 @@
 // Package client calls a Silica server so that Go programs need not know its
-// wire: one method per endpoint, streams as iterators, errors with stable codes.
+// wire: one method per operation of the contract, streams as iterators, sockets
+// as connections, errors with stable codes.
 //
 // Every method takes a context and ends with it. What may safely be repeated is
 // repeated for a while when the server is busy or the connection breaks; a

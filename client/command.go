@@ -33,7 +33,7 @@ type Command struct {
 	Name string   // a line for the shell; with Args, a program
 	Args []string // without the program itself
 	Dir  string
-	Env  map[string]string
+	Env  map[string]string // travels in the URL, which proxies may write down
 	// Timeout ends the command; 0 is none. It is counted in whole seconds.
 	Timeout time.Duration
 	// Stdin is what the command reads; nil is nothing. It is read ahead of the
@@ -117,8 +117,8 @@ func (cmd *Command) query() url.Values {
 	}
 	if cmd.TTY {
 		q.Set("tty", "true")
-		q.Set("cols", itoa(cmd.Cols))
-		q.Set("rows", itoa(cmd.Rows))
+		q.Set("cols", strconv.Itoa(cmd.Cols))
+		q.Set("rows", strconv.Itoa(cmd.Rows))
 	}
 	return q
 }

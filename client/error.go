@@ -46,6 +46,11 @@ func IsNotFound(err error) bool {
 	return errors.As(err, &e) && e.Status == http.StatusNotFound
 }
 
+// isRefusal tells whether asking again is in vain.
+func isRefusal(status int) bool {
+	return status >= 400 && status < 500 && status != http.StatusTooManyRequests
+}
+
 // StateError says that a sandbox will not become ready any more.
 type StateError struct{ Sandbox api.Sandbox }
 

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"iter"
-	"net/http"
 	"net/url"
-	"strconv"
 
 	"silica.dev/silica/api"
 )
@@ -119,10 +117,4 @@ func (c *Client) Templates(ctx context.Context) (*api.TemplateList, error) {
 // Template returns one template by id or slug.
 func (c *Client) Template(ctx context.Context, id string) (*api.Template, error) {
 	return fetch[api.Template](ctx, c, get(api.PathTemplates+"/"+url.PathEscape(id)))
-}
-
-func itoa(n int) string { return strconv.Itoa(n) }
-
-func isRefusal(status int) bool {
-	return status >= 400 && status < 500 && status != http.StatusTooManyRequests
 }

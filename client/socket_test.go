@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -205,5 +206,25 @@ func TestTerminal(t *testing.T) {
 	rest, err = io.ReadAll(term)
 	if !client.HasCode(err, "SANDBOX_NOT_RUNNING") || string(rest) != "tail" || term.Offset() != 104 {
 		t.Errorf("%q %v at %d", rest, err, term.Offset())
+	}
+}
+
+// Input that can't be read ends the command, which would take the part for all.
+func TestCommandInputFails(t *testing.T) {
+	c := sockets(t, "miosa-exec-v1", func(ctx context.Context, ws *websocket.Conn, _ *http.Request) {
+		for {
+			if kind, _, err := ws.Read(ctx); err != nil || kind == websocket.MessageText {
+				if err == nil {
+					t.Error("the command was told that its input is whole")
+				}
+				return
+			}
+		}
+	})
+	cmd := c.Command("x", "cat")
+	why := errors.New("disk gone")
+	cmd.Stdin = io.MultiReader(strings.NewReader("half"), iotest.ErrReader(why))
+	if err := cmd.Run(t.Context()); !errors.Is(err, why) {
+		t.Errorf("%v", err)
 	}
 }
