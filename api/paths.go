@@ -25,6 +25,7 @@ const (
 	PathUsage        = "/usage"
 	PathCredits      = "/credits"
 	PathAudit        = "/audit"
+	PathCompute      = "/compute"
 
 	PathHealth  = "/healthz"
 	PathReady   = "/readyz"
