@@ -28,6 +28,7 @@ func (s *Server) lifeRoutes() []route {
 		{"POST", sbx + "/extend", sandboxesWrite, counted, s.extendSandbox},
 		{"POST", sbx + "/stop", sandboxesWrite, counted, change(Sandboxes.Stop)},
 		{"POST", sbx + "/start", sandboxesWrite, counted, change(Sandboxes.Start)},
+		{"POST", sbx + "/resume", sandboxesWrite, counted, change(Sandboxes.Start)}, // the only word of public clients for it
 		{"POST", sbx + "/restart", sandboxesWrite, counted, change(Sandboxes.Restart)},
 	}
 }
