@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -414,5 +417,74 @@ func TestIDsAreOfTheirKind(t *testing.T) {
 	}
 	if ws, _ := request(t, "POST", base+"/api/v1/workspaces", `{"name":"w"}`).body["id"].(string); len(ws) != 36 || strings.Count(ws, "-") != 4 {
 		t.Errorf("workspace %q", ws)
+	}
+}
+
+// §12.35: "a path with a space makes a malformed request line (SDK bug; the HTTP
+// server rejects it before our handler)". It must be told, and harm nobody else.
+func TestMalformedRequestLineIsRefused(t *testing.T) {
+	_, _, base := serveWorld(t, Config{})
+	id := create(t, base, `{}`)
+	c, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	fmt.Fprintf(c, "GET /api/v1/sandboxes/%s/files/tree?path=/a b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", id, keyA)
+	got, err := io.ReadAll(c)
+	if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 400 ") {
+		t.Errorf("%q, %v", got, err)
+	}
+	if a := request(t, "GET", base+"/api/v1/sandboxes/"+id, ""); a.status != 200 {
+		t.Errorf("after it: %d %s", a.status, a.raw)
+	}
+}
+
+// docs/compatibility.md names the test that proves each of its lines, and the
+// routes that are there.
+func TestCompatibilityPageIsTrue(t *testing.T) {
+	page, err := os.ReadFile("../../docs/compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]bool{}
+	for _, dir := range []string{".", "../../e2e", "../../client", "../supervisor"} {
+		files, err := filepath.Glob(dir + "/*_test.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			src, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(src, -1) {
+				tests[string(m[1])] = true
+			}
+		}
+	}
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(page, -1)
+	if len(named) < 60 {
+		t.Errorf("only %d tests are named", len(named))
+	}
+	for _, m := range named {
+		if !tests[string(m[1])] {
+			t.Errorf("there is no %s", m[1])
+		}
+	}
+	_, s, _ := serveWorld(t, Config{})
+	there := map[string]bool{}
+	for _, rt := range s.routes() {
+		there[rt.method+" "+regexp.MustCompile(`\{\w+\}`).ReplaceAllString(strings.TrimPrefix(rt.pattern, v1), "{}")] = true
+	}
+	rows := regexp.MustCompile("(?m)^\\| `((?:GET|POST|PUT|PATCH|DELETE) /[^`]*)` \\|").FindAllSubmatch(page, -1)
+	if len(rows) < 40 {
+		t.Errorf("only %d routes are named", len(rows))
+	}
+	for _, m := range rows {
+		if r := regexp.MustCompile(`\{\w+\}`).ReplaceAllString(string(m[1]), "{}"); !there[r] {
+			t.Errorf("there is no route %s", m[1])
+		}
 	}
 }
