@@ -75,6 +75,22 @@ func (f *fakeServer) inside(w http.ResponseWriter, r *http.Request, route string
 		answer(http.StatusOK, api.Unpacked{Path: r.URL.Query().Get("path"), Files: files})
 	case "GET /files/archive":
 		_, _ = w.Write(f.folder)
+	case "GET /metrics":
+		answer(http.StatusOK, api.Metrics{SandboxID: fakeID, CPU: api.CPUMetrics{UsagePercent: 12.5}, Memory: api.MemoryMetrics{UsedBytes: 1 << 10, LimitBytes: 2 << 10}})
+	case "PUT /env":
+		answer(http.StatusOK, api.EnvList{Data: []api.EnvVar{{Key: "A", Name: "A"}}})
+	case "GET /logs":
+		answer(http.StatusOK, api.SandboxLog{Entries: []api.LogLine{{Level: "info", Line: "running"}}})
+	case "GET " + api.Base + api.PathAudit:
+		answer(http.StatusOK, api.AuditPage{Data: []api.AuditEntry{{Action: "POST /sandboxes", ResourceID: "sbx_1", Status: 201}}})
+	case "GET " + api.Base + api.PathWorkspaces:
+		answer(http.StatusOK, api.List[api.Workspace]{Data: []api.Workspace{{ID: "ws_1", Slug: "team", Name: "Team"}}})
+	case "GET " + api.Base + api.PathCredits + "/balance":
+		answer(http.StatusOK, api.Balance{Balance: 7})
+	case "GET " + api.Base + api.PathQuotas + "/alice":
+		answer(http.StatusOK, api.Quota{ExternalUserID: "alice", MaxSandboxes: 3, CurrentSandboxes: 1})
+	case "GET " + api.Base + api.PathUsage:
+		answer(http.StatusOK, api.UsageReport{GroupBy: "day", Results: []api.UsageResult{{Date: "2030-01-02", SandboxSeconds: 60, ActiveCPUSeconds: 2.5}}})
 	default:
 		return false
 	}

@@ -97,7 +97,7 @@ and errors are {"error":{"code",…}} on standard error.`,
 	})
 	under(root, "server", "Run a server:", newServe(t), newDoctor(t), newWait(t), newDrain(t), newBackup(t), newRestore(t), newBench(t))
 	under(root, "use", "Use it:", newSandbox(t))
-	under(root, "accounts", "Accounts:", newTenant(t), newKey(t))
+	under(root, "accounts", "Accounts:", newKey(t), newUser(t), newWorkspace(t), newQuota(t), newUsage(t), newCredit(t), newAudit(t), newTenant(t))
 	root.AddCommand(newVersion(t), newMan(t))
 	completeSandboxes(root)
 	return root
