@@ -175,3 +175,42 @@ func TestServiceComesBack(t *testing.T) {
 	c.do(t, "DELETE", all+"/web", nil).want(t, 200, "")
 	c.do(t, "GET", all+"/web", nil).want(t, 404, "NOT_FOUND")
 }
+
+// Contracts §4.4: "POST /sandboxes/{id}/commands {command, cwd, env, user, sudo,
+// tty, interactive, timeout}; GET …/commands/{cid}; …/logs?tail=; POST …/kill".
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	c := shared.tenant(t)
+	id := c.create(t, obj{"timeout_sec": 900})
+	all := "sandboxes/" + id + "/commands"
+	start := func(body obj) string { return all + "/" + c.do(t, "POST", all, body).want(t, 201, "").str("id") }
+
+	one := start(obj{"command": "pwd; echo $A; id -un; exit 3", "cwd": "/tmp", "env": obj{"A": "b c"}, "user": "root", "sudo": true})
+	if a := c.do(t, "GET", one+"?wait=20", nil).want(t, 200, ""); a.str("status") != "failed" || a.num("exit_code") != 3 {
+		t.Errorf("ended as %s", a)
+	}
+	if a := c.do(t, "GET", one+"/logs?tail=9", nil).want(t, 200, ""); a.str("data") != "/tmp\nb c\nroot\n" {
+		t.Errorf("logs: %s", a)
+	}
+	if a := c.do(t, "GET", start(obj{"command": "test -t 0 && test -t 1", "tty": true})+"?wait=20", nil); a.str("status") != "exited" || a.at("tty") != true {
+		t.Errorf("with a terminal: %s", a)
+	}
+	if a := c.do(t, "GET", start(obj{"command": "sleep 4718; true", "timeout": 1})+"?wait=20", nil); a.at("timed_out") != true || a.str("status") != "failed" {
+		t.Errorf("out of time: %s", a)
+	}
+	cat := start(obj{"command": "cat", "interactive": true})
+	c.do(t, "POST", cat+"/stdin", obj{"data": "x\n", "close": true}).want(t, 200, "")
+	if a := c.do(t, "GET", cat+"?wait=20", nil).want(t, 200, ""); a.str("status") != "exited" {
+		t.Errorf("interactive: %s", a)
+	}
+	long := start(obj{"command": "sleep 4718 & sleep 4718"})
+	if a := c.do(t, "POST", long+"/kill", obj{}).want(t, 200, ""); a.str("signal") != "SIGKILL" || a.num("exit_code") != 137 {
+		t.Errorf("killed: %s", a)
+	}
+	if a := c.do(t, "POST", long+"/kill", nil).want(t, 200, ""); a.num("exit_code") != 137 {
+		t.Errorf("killed again: %s", a)
+	}
+	if n := c.sh(t, id, "ls /proc/[0-9]*/comm | xargs grep -l '^sleep$' 2>/dev/null | wc -l"); strings.TrimSpace(n) != "0" {
+		t.Errorf("%s live on", n)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"silica.dev/silica/internal/guest"
@@ -35,11 +36,7 @@ func parseExec(r *http.Request) (command string, req *guestpb.StartRequest, err 
 	if err != nil {
 		return "", nil, err
 	}
-	command = f.text(maxCommand, "command")
-	if command == "" {
-		f.reject("command", "must not be empty")
-	}
-	return command, execRequest(f, r), f.err
+	return f.command(), execRequest(f, r), f.err
 }
 
 // execRequest reads what every command has: time, folder and variables.
@@ -54,7 +51,7 @@ func execRequest(f *fields, r *http.Request) *guestpb.StartRequest {
 		timeout = min(timeout, maxExecTimeout) * 1000
 	}
 	return &guestpb.StartRequest{
-		Cwd:       f.text(maxPath, "working_dir", "cwd", "dir"),
+		Cwd:       f.workdir(),
 		Env:       f.env("env"),
 		TimeoutMs: min(timeout, maxExecTimeout*1000),
 	}
@@ -90,6 +87,33 @@ func (s *Server) admit(r *http.Request, c sandbox.Caller) (*execution, error) {
 	return s.begin(r, c, command, req)
 }
 
+// begin gets hold of the sandbox for a command. Call cancel in the end.
+func (s *Server) begin(r *http.Request, c sandbox.Caller, command string, req *guestpb.StartRequest) (*execution, error) {
+	ctx, g, sb, err := s.deps.Sandboxes.Guest(r.Context(), c, param(r, "id"))
+	if err != nil {
+		return nil, err
+	}
+	x := &execution{id: sandbox.NewName("exec_"), sb: sb, guest: g, command: command, req: req, start: time.Now()}
+	ctx, x.abort = context.WithCancelCause(ctx)
+	stop := func() {}
+	if req.TimeoutMs > 0 {
+		limit := time.Duration(req.TimeoutMs)*time.Millisecond + watchdog
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, errExecTime)
+		stop = cancel
+	}
+	unhook := context.AfterFunc(s.closed, func() { x.abort(errExecCut) })
+	ended := sync.OnceFunc(s.metrics.command()) // some cancel twice
+	x.ctx, x.cancel = ctx, func() { unhook(); stop(); x.abort(nil); ended() }
+	return x, nil
+}
+
+// show has whoever follows the sandbox's events see a command's output. Call
+// close in the end.
+func (s *Server) show(x *execution) *live {
+	return &live{publish: s.deps.Events.Publish, sandbox: x.sb, execID: x.id}
+}
+
 func (s *Server) exec(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
 	x, err := s.admit(r, c)
 	if err != nil {
@@ -119,7 +143,7 @@ func (s *Server) answerExec(w http.ResponseWriter, x *execution, c sandbox.Calle
 
 // collect runs the command to its end and keeps its output.
 func (s *Server) collect(x *execution, out *output, events iter.Seq2[*guestpb.ProcessEvent, error]) (*guestpb.ProcessEvent_Exited, error) {
-	shown := &live{publish: s.deps.Events.Publish, sandbox: x.sb, execID: x.id}
+	shown := s.show(x)
 	defer shown.close()
 	var brake brake
 	for ev, err := range events {

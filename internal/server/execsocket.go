@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -9,8 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"silica.dev/silica/internal/guest/guestpb"
 	"silica.dev/silica/internal/server/socket"
@@ -56,7 +53,7 @@ func (s *Server) execSocket(w http.ResponseWriter, r *http.Request, c sandbox.Ca
 		req.Args = append([]string{command}, args...)
 		events = x.guest.Start(x.ctx, req)
 	}
-	shown := &live{publish: s.deps.Events.Publish, sandbox: x.sb, execID: x.id}
+	shown := s.show(x)
 	defer shown.close()
 	var talk *dialogue
 	for ev, err := range events {
@@ -99,12 +96,8 @@ const maxArgs = 1024
 // with commas, in one. The command is the shell's to read when there are none.
 func parseSpawn(r *http.Request, commas bool) (command string, args []string, req *guestpb.StartRequest, err error) {
 	q := spawnQuery(r)
-	f := &fields{}
-	command = q.Get("command")
-	f.check("command", command, maxCommand)
-	if command == "" {
-		f.reject("command", "must not be empty")
-	}
+	f := fieldsOf(q, "command", "cwd", "working_dir", "dir")
+	command = f.command()
 	args = slices.DeleteFunc(q["args"], func(a string) bool { return a == "" && len(q["args"]) == 1 })
 	if commas && len(args) == 1 {
 		args = strings.Split(args[0], ",")
@@ -115,13 +108,7 @@ func parseSpawn(r *http.Request, commas bool) (command string, args []string, re
 	for _, a := range args {
 		f.check("args", a, maxCommand)
 	}
-	req = &guestpb.StartRequest{Stdin: true, Env: spawnEnv(f, q["env"])}
-	for _, name := range []string{"cwd", "working_dir", "dir"} {
-		if req.Cwd == "" {
-			req.Cwd = q.Get(name)
-			f.check(name, req.Cwd, maxPath)
-		}
-	}
+	req = &guestpb.StartRequest{Stdin: true, Cwd: f.workdir(), Env: spawnEnv(f, q["env"])}
 	if text := q.Get("timeout"); text != "" {
 		sec, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || sec < 0 || sec > maxSocketTime {
@@ -131,6 +118,18 @@ func parseSpawn(r *http.Request, commas bool) (command string, args []string, re
 	}
 	req.Pty = spawnPty(f, q)
 	return command, args, req, f.err
+}
+
+// fieldsOf makes texts of a query what they would be in a body. An empty one is
+// as good as none.
+func fieldsOf(q url.Values, names ...string) *fields {
+	f := &fields{m: map[string]json.RawMessage{}}
+	for _, name := range names {
+		if v := q.Get(name); v != "" {
+			f.m[name], _ = json.Marshal(v) // a string always can be
+		}
+	}
+	return f
 }
 
 // maxSocketTime bounds the timeout of a command with a socket, in seconds. 0 is
@@ -173,7 +172,7 @@ func spawnEnv(f *fields, given []string) map[string]string {
 	}
 	if len(given) == 1 && (given[0] == "" || strings.HasPrefix(given[0], "{")) {
 		if given[0] != "" {
-			f.m = map[string]json.RawMessage{"env": json.RawMessage(given[0])}
+			f.m["env"] = json.RawMessage(given[0])
 		}
 		return f.env("env")
 	}
@@ -222,27 +221,6 @@ func unescape(s string, plusIsSpace bool) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-// begin gets hold of the sandbox for a command. Call cancel in the end.
-func (s *Server) begin(r *http.Request, c sandbox.Caller, command string, req *guestpb.StartRequest) (*execution, error) {
-	ctx, g, sb, err := s.deps.Sandboxes.Guest(r.Context(), c, param(r, "id"))
-	if err != nil {
-		return nil, err
-	}
-	x := &execution{id: sandbox.NewName("exec_"), sb: sb, guest: g, command: command, req: req, start: time.Now()}
-	ctx, x.abort = context.WithCancelCause(ctx)
-	stop := func() {}
-	if req.TimeoutMs > 0 {
-		limit := time.Duration(req.TimeoutMs)*time.Millisecond + watchdog
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, errExecTime)
-		stop = cancel
-	}
-	unhook := context.AfterFunc(s.closed, func() { x.abort(errExecCut) })
-	ended := sync.OnceFunc(s.metrics.command()) // some cancel twice
-	x.ctx, x.cancel = ctx, func() { unhook(); stop(); x.abort(nil); ended() }
-	return x, nil
 }
 
 // noSocket refuses an ordinary request to an endpoint that is a WebSocket.

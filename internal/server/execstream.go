@@ -42,7 +42,7 @@ func (s *Server) execStream(w http.ResponseWriter, r *http.Request, c sandbox.Ca
 	w.Header().Set("X-Exec-Id", x.id)
 	out := s.openStreamUntil(w, x.ctx, context.Background())
 	defer out.close()
-	shown := &live{publish: s.deps.Events.Publish, sandbox: x.sb, execID: x.id}
+	shown := s.show(x)
 	defer shown.close()
 	f := &follower{x: x, out: out, shown: shown}
 	if f.event(first.v) {
@@ -107,16 +107,8 @@ func (f *follower) event(ev *guestpb.ProcessEvent) bool {
 		f.out.flush()
 	case *guestpb.ProcessEvent_Exited_:
 		f.finishLines()
-		data := map[string]any{
-			"exit_code": e.Exited.ExitCode, "success": e.Exited.ExitCode == 0 && !e.Exited.TimedOut,
-			"exec_id": f.x.id, "duration_ms": time.Since(f.x.start).Milliseconds(),
-		}
-		if e.Exited.Signal != "" {
-			data["signal"] = cutText(e.Exited.Signal, 32)
-		}
-		if e.Exited.OutOfMemory {
-			data["out_of_memory"] = true
-		}
+		data := exitData(e.Exited)
+		data["exec_id"], data["duration_ms"] = f.x.id, time.Since(f.x.start).Milliseconds()
 		if e.Exited.TimedOut {
 			data["timed_out"], data["code"], data["message"] = true, errExecTime.Code, errExecTime.Message
 		}
@@ -124,6 +116,18 @@ func (f *follower) event(ev *guestpb.ProcessEvent) bool {
 		return true
 	}
 	return false
+}
+
+// exitData is what streams tell of an exit.
+func exitData(e *guestpb.ProcessEvent_Exited) map[string]any {
+	data := map[string]any{"exit_code": e.ExitCode, "success": e.ExitCode == 0 && !e.TimedOut}
+	if e.Signal != "" {
+		data["signal"] = shown(e.Signal, 32)
+	}
+	if e.OutOfMemory {
+		data["out_of_memory"] = true
+	}
+	return data
 }
 
 // broke ends the stream of a command that has no exit, with an event that says

@@ -735,7 +735,7 @@ func (a *fakeAgent) Resize(ctx context.Context, req *connect.Request[guestpb.Res
 }
 
 func (a *fakeAgent) Signal(ctx context.Context, req *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error) {
-	if id := req.Msg.Id; a.spawnedKind(id) == kindProcess {
+	if id := req.Msg.Id; a.spawnedKind(id) == kindProcess || a.spawnedKind(id) == kindCommand {
 		a.ends(id, 128+req.Msg.Signal)
 		return connect.NewResponse(&guestpb.SignalResponse{}), nil
 	}

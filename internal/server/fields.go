@@ -197,6 +197,18 @@ func (f *fields) seconds(name string) *time.Duration {
 	return &d
 }
 
+// command reads what is to be run.
+func (f *fields) command() string {
+	command := f.text(maxCommand, "command")
+	if command == "" {
+		f.reject("command", "must not be empty")
+	}
+	return command
+}
+
+// workdir reads where it is to be run.
+func (f *fields) workdir() string { return f.text(maxPath, "working_dir", "cwd", "dir") }
+
 // env reads environment variables.
 func (f *fields) env(name string) map[string]string {
 	m, ok := read(f, "an object", decodeAs[map[string]json.RawMessage], name)

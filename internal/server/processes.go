@@ -29,15 +29,17 @@ func (s *Server) createProcess(w http.ResponseWriter, r *http.Request, c sandbox
 	req := &guestpb.SpawnRequest{
 		Kind:    kindProcess,
 		Name:    f.label(maxLabel, "name"),
-		Command: f.text(maxCommand, "command"),
-		Start:   &guestpb.StartRequest{Cwd: f.text(maxPath, "cwd", "working_dir", "dir"), Env: f.env("env"), Stdin: true},
-	}
-	if req.Command == "" {
-		f.reject("command", "must not be empty")
+		Command: f.command(),
+		Start:   &guestpb.StartRequest{Cwd: f.workdir(), Env: f.env("env"), Stdin: true},
 	}
 	if f.err != nil {
 		return f.err
 	}
+	return s.spawn(w, r, c, req)
+}
+
+// spawn starts a process in the background and answers with it.
+func (s *Server) spawn(w http.ResponseWriter, r *http.Request, c sandbox.Caller, req *guestpb.SpawnRequest) error {
 	ctx, g, sb, err := s.deps.Sandboxes.Guest(r.Context(), c, param(r, "id"))
 	if err != nil {
 		return err
@@ -48,7 +50,7 @@ func (s *Server) createProcess(w http.ResponseWriter, r *http.Request, c sandbox
 	if err != nil {
 		return err
 	}
-	writeOne(w, http.StatusCreated, wireProcess(sb.ID)(p))
+	writeOne(w, http.StatusCreated, wireOne(sb.ID, p))
 	return nil
 }
 
@@ -99,14 +101,15 @@ func (s *Server) listProcesses(w http.ResponseWriter, r *http.Request, c sandbox
 	return writeList(w, r, list, wireProcess(sb.ID))
 }
 
-// kindCommand is what commands of exec are listed as.
+// kindCommand marks what the commands resource started. Commands of exec, which
+// the agent calls nothing, are listed as the same.
 const kindCommand = "command"
 
 func kindOf(p *guestpb.Process) string {
 	switch p.Kind {
 	case "":
 		return kindCommand
-	case kindProcess, kindTerminal, kindService:
+	case kindProcess, kindTerminal, kindService, kindCommand:
 		return p.Kind
 	}
 	return "other" // an agent's word is not repeated
@@ -151,11 +154,19 @@ func (s *Server) withProcess(r *http.Request, c sandbox.Caller, do func(context.
 	}
 	ctx, _, cancel := s.patient(ctx)
 	defer cancel()
-	p, err := findProcess(ctx, g, param(r, "pid"))
+	p, err := named(ctx, g, r)
 	if err != nil {
 		return err
 	}
 	return do(ctx, g, sb.ID, p)
+}
+
+// named finds what the path names: a process by its number or a command by its id.
+func named(ctx context.Context, g *guest.Client, r *http.Request) (*guestpb.Process, error) {
+	if cid := param(r, "cid"); cid != "" {
+		return findCommand(ctx, g, cid)
+	}
+	return findProcess(ctx, g, param(r, "pid"))
 }
 
 func findProcess(ctx context.Context, g *guest.Client, pid string) (*guestpb.Process, error) {
@@ -196,7 +207,7 @@ func (s *Server) getProcess(w http.ResponseWriter, r *http.Request, c sandbox.Ca
 	}
 	pctx, patience, cancel := s.patient(ctx)
 	defer cancel()
-	p, err := findProcess(pctx, g, param(r, "pid"))
+	p, err := named(pctx, g, r)
 	if err == nil && p.Running && wait > 0 {
 		patience.rest()
 		s.awaitExit(pctx, g, p.Id, time.Duration(wait)*time.Second)
@@ -206,7 +217,7 @@ func (s *Server) getProcess(w http.ResponseWriter, r *http.Request, c sandbox.Ca
 	if err != nil {
 		return err
 	}
-	writeOne(w, http.StatusOK, wireProcess(sb.ID)(p))
+	writeOne(w, http.StatusOK, wireOne(sb.ID, p))
 	return nil
 }
 
@@ -230,34 +241,32 @@ const stopGrace = 3 * time.Second
 // its output with it.
 func (s *Server) deleteProcess(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
 	return s.withProcess(r, c, func(ctx context.Context, g *guest.Client, id sandbox.ID, p *guestpb.Process) error {
-		tree := func(signal string) error {
-			err := g.Signal(ctx, &guestpb.SignalRequest{Id: p.Id, Signal: signals[signal], Tree: true})
-			if err != nil && absent(err) { // nobody is left
-				return nil
-			}
-			return err
-		}
 		if p.Running {
-			if err := tree("TERM"); err != nil {
+			if _, err := s.endTree(ctx, g, p, signals["TERM"]); err != nil {
 				return err
 			}
-			s.awaitExit(ctx, g, p.Id, stopGrace)
 		}
 		// Who left meanwhile still wanted it to end.
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 		defer cancel()
-		ctx = last
-		if err := tree("KILL"); err != nil {
-			return err
-		}
-		s.awaitExit(ctx, g, p.Id, stopGrace)
-		now, err := g.Process(ctx, p.Id)
+		now, err := s.endTree(ctx, g, p, signals["KILL"])
 		if err != nil {
 			return err
 		}
-		writeOne(w, http.StatusOK, wireProcess(id)(now))
+		writeOne(w, http.StatusOK, wireOne(id, now))
 		return nil
 	})
+}
+
+// endTree sends a signal to a process and everything it started, gives it a
+// while to end, and tells what became of it.
+func (s *Server) endTree(ctx context.Context, g *guest.Client, p *guestpb.Process, signal int32) (*guestpb.Process, error) {
+	err := g.Signal(ctx, &guestpb.SignalRequest{Id: p.Id, Signal: signal, Tree: true})
+	if err != nil && !absent(err) { // else nobody is left
+		return nil, err
+	}
+	s.awaitExit(ctx, g, p.Id, stopGrace)
+	return g.Process(ctx, p.Id)
 }
 
 func (s *Server) processInput(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
@@ -274,7 +283,7 @@ func (s *Server) processInput(w http.ResponseWriter, r *http.Request, c sandbox.
 		if err := g.SendInput(ctx, &guestpb.SendInputRequest{Id: p.Id, Data: data, Close: end}); err != nil {
 			return err
 		}
-		writeOne(w, http.StatusOK, api.ProcessWritten{PID: param(r, "pid"), BytesWritten: len(data), Closed: end})
+		writeOne(w, http.StatusOK, api.ProcessWritten{PID: strconv.FormatUint(uint64(p.Pid), 10), BytesWritten: len(data), Closed: end})
 		return nil
 	})
 }
@@ -296,21 +305,30 @@ func (f *fields) bytes(text, encoded string) []byte {
 	return []byte(s)
 }
 
-func (s *Server) signalProcess(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
-	f, err := readFields(r)
-	if err != nil {
-		return err
-	}
-	name, _ := read(f, "a name or a number", func(m json.RawMessage) (string, bool) {
+// signal reads a signal, by name or number; standard is meant if there is none.
+func (f *fields) signal(standard string) (name string, number int32) {
+	name, given := read(f, "a name or a number", func(m json.RawMessage) (string, bool) {
 		if n, ok := decodeInteger(m); ok {
 			return strconv.FormatInt(n, 10), true
 		}
 		return decodeAs[string](m)
 	}, "signal")
+	if !given {
+		name = standard
+	}
 	number, known := signalNumber(name)
 	if !known {
 		f.reject("signal", "must be a signal's name or number")
 	}
+	return name, number
+}
+
+func (s *Server) signalProcess(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	f, err := readFields(r)
+	if err != nil {
+		return err
+	}
+	name, number := f.signal("")
 	tree, given := f.boolean("tree")
 	tree = tree || !given
 	if f.err != nil {

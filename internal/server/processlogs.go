@@ -232,14 +232,7 @@ func (t *tailing) event(ev *guestpb.AttachEvent) bool {
 		}
 	case *guestpb.AttachEvent_Exited:
 		if t.exits {
-			data := map[string]any{"exit_code": e.Exited.ExitCode, "success": e.Exited.ExitCode == 0}
-			if e.Exited.Signal != "" {
-				data["signal"] = shown(e.Exited.Signal, 32)
-			}
-			if e.Exited.OutOfMemory {
-				data["out_of_memory"] = true
-			}
-			t.out.object(t.place(), api.ExecExit, data)
+			t.out.object(t.place(), api.ExecExit, exitData(e.Exited))
 		}
 		return true
 	}

@@ -84,6 +84,7 @@ func (s *Server) routes() []route {
 		asComputer(s.socketRoutes()),
 		asComputer(s.fileRoutes()),
 		asComputer(s.processRoutes()),
+		asComputer(s.commandRoutes()),
 		asComputer(s.serviceRoutes()),
 		asComputer(s.envRoutes()),
 		asComputer(s.recordRoutes()),
@@ -193,6 +194,18 @@ func (s *Server) processRoutes() []route {
 		{"GET", one + "/stream", sandboxesRead, counted | streamed, s.processStream},
 		{"POST", one + "/stdin", sandboxesWrite, counted, s.processInput},
 		{"POST", one + "/signal", sandboxesWrite, counted, s.signalProcess},
+	}
+}
+
+func (s *Server) commandRoutes() []route {
+	const one = sbx + "/commands/{cid}"
+	return []route{
+		{"POST", sbx + "/commands", sandboxesWrite, counted, s.createCommand},
+		{"GET", sbx + "/commands", sandboxesRead, counted, s.listCommands},
+		{"GET", one, sandboxesRead, counted, s.getProcess},
+		{"GET", one + "/logs", sandboxesRead, counted, s.processLogs},
+		{"POST", one + "/stdin", sandboxesWrite, counted, s.processInput},
+		{"POST", one + "/kill", sandboxesWrite, counted, s.killCommand},
 	}
 }
 
