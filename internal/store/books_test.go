@@ -114,8 +114,7 @@ var testPrices = sandbox.Prices{CoreHour: 10 * sandbox.Credit, GiBHour: sandbox.
 // However many charge at once, each run is paid for once, and the balance is the
 // sum of the ledger.
 func TestLedgerUnderParallelCharges(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *Store) {
-		s.cfg.Prices = testPrices
+	onBothWith(t, Config{Prices: testPrices}, func(t *testing.T, s *Store) {
 		ctx := context.Background()
 		tn := tenant(t, s, "a")
 		if _, _, err := s.Create(ctx, fresh(tn), sandbox.CreateRequest{}, 0); code(err) != sandbox.CodeCredits {

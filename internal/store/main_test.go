@@ -15,8 +15,22 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 // belong in it: the databases must not differ.
 func onBoth(t *testing.T, test func(t *testing.T, s *Store)) {
 	t.Helper()
-	t.Run("sqlite", func(t *testing.T) { test(t, openSQLite(t)) })
-	t.Run("postgres", func(t *testing.T) { test(t, openPostgres(t, newDatabase(t))) })
+	onBothWith(t, Config{}, test)
+}
+
+// onBothWith does so with a configuration, but for where the rows are.
+func onBothWith(t *testing.T, cfg Config, test func(t *testing.T, s *Store)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) {
+		cfg := cfg
+		cfg.Path = filepath.Join(t.TempDir(), "silica.db")
+		test(t, openStore(t, cfg))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		cfg := cfg
+		cfg.URL = newDatabase(t)
+		test(t, openStore(t, cfg))
+	})
 }
 
 func openSQLite(t testing.TB) *Store {
