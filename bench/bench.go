@@ -97,11 +97,13 @@ func (c Config) running(ctx context.Context, r *Report) error {
 		return err
 	}
 	defer cl.Close()
-	t := target{Config: c, client: cl, pid: c.Pid}
+	t := target{Config: c, client: cl, url: c.URL, pid: c.Pid}
 	return r.collect(ctx, t,
 		step{"create", target.startsAsConfigured},
 		step{"exec", target.exec},
 		step{"files", target.files},
+		step{"terminal", target.terminal},
+		step{"exec over the socket", target.sockets},
 		step{"destroy", target.destroys},
 		step{"comparisons", target.compare},
 	)
@@ -117,6 +119,9 @@ func (c Config) own(ctx context.Context, r *Report) error {
 			{"create from the warm pool", target.startsFromPool},
 			{"exec", target.exec},
 			{"files", target.files},
+			{"terminal", target.terminal},
+			{"exec over the socket", target.sockets},
+			{"event streams", target.watchers},
 			{"comparisons", target.compare},
 		}},
 		{Settings{WarmPool: 0, EmptySlots: 10}, []step{
@@ -127,6 +132,7 @@ func (c Config) own(ctx context.Context, r *Report) error {
 			{"destroy", target.destroys},
 			{"memory", target.memory},
 			{"create and destroy again and again", target.loop},
+			{"get and list", target.lookups},
 		}},
 	} {
 		if err := c.withServer(ctx, cfg.Settings, func(t target) error { return r.collect(ctx, t, cfg.steps...) }); err != nil {
@@ -160,6 +166,7 @@ type target struct {
 	Config
 	Settings
 	client *client.Client
+	url    string
 	pid    int    // of the daemon; 0: unknown, then nothing on the host is looked at
 	data   string // of an own server; empty otherwise
 }

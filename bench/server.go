@@ -61,7 +61,7 @@ func (c Config) withServer(ctx context.Context, set Settings, run func(target) e
 		return err
 	}
 	defer cl.Close()
-	t := target{Config: c, Settings: set, client: cl, pid: cmd.Process.Pid, data: c.Data}
+	t := target{Config: c, Settings: set, client: cl, url: "http://" + addr, pid: cmd.Process.Pid, data: c.Data}
 	defer func() {
 		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
