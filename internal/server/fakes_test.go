@@ -561,6 +561,8 @@ func (w *world) RoleOf(context.Context, sandbox.TenantID, string, string) (sandb
 }
 
 func (w *world) Key(_ context.Context, tenant sandbox.TenantID, id string) (sandbox.Key, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, k := range w.keys {
 		if k.Tenant == tenant && k.ID == id {
 			return k, nil
@@ -577,9 +579,15 @@ func (w *world) CreateTenant(_ context.Context, t sandbox.Tenant) (sandbox.Tenan
 	return t, nil
 }
 
-func (w *world) Tenants(context.Context) ([]sandbox.Tenant, error) { return w.tenants, nil }
+func (w *world) Tenants(context.Context) ([]sandbox.Tenant, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.tenants), nil
+}
 
 func (w *world) DeleteTenant(_ context.Context, id sandbox.TenantID) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for i, t := range w.tenants {
 		if t.ID == id {
 			w.tenants = slices.Delete(w.tenants, i, i+1)
@@ -594,11 +602,15 @@ func (w *world) CreateKey(_ context.Context, k sandbox.Key) (sandbox.Key, string
 	k.ID, k.Prefix, k.CreatedAt = sandbox.NewName("key_"), secret[:10], time.Now()
 	orElse(&k.User, "usr_x")
 	orElse(&k.Type, sandbox.UserKey)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.keys = append(w.keys, k)
 	return k, secret, nil
 }
 
 func (w *world) Keys(_ context.Context, tenant sandbox.TenantID) ([]sandbox.Key, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var out []sandbox.Key
 	for _, k := range w.keys {
 		if k.Tenant == tenant {
@@ -609,6 +621,8 @@ func (w *world) Keys(_ context.Context, tenant sandbox.TenantID) ([]sandbox.Key,
 }
 
 func (w *world) DeleteKey(_ context.Context, tenant sandbox.TenantID, id string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for i, k := range w.keys {
 		if k.Tenant == tenant && k.ID == id {
 			w.keys = slices.Delete(w.keys, i, i+1)

@@ -514,9 +514,8 @@ func TestPrune(t *testing.T) {
 }
 
 func TestPruneKeepsTheNewestEndedOfEachTenant(t *testing.T) {
-	onBoth(t, func(t *testing.T, s *Store) {
+	onBothWith(t, Config{MaxEnded: 2}, func(t *testing.T, s *Store) {
 		ctx := context.Background()
-		s.cfg.MaxEnded = 2
 		a, b := tenant(t, s, "a"), tenant(t, s, "b")
 		var ids []sandbox.ID
 		for i, tn := range []sandbox.TenantID{a, a, a, a, a, b} {
