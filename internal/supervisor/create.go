@@ -54,7 +54,12 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 	} else if fresh {
 		s.spawn(func() { s.provision(because(u.life, ctx), u, got, t) })
 	}
-	return s.await(ctx, got)
+	if now, err := s.await(ctx, got); err == nil {
+		return now, nil
+	}
+	// Its row is durable, so that an error would be wrong: whoever got it would
+	// ask for another.
+	return got, nil
 }
 
 // open tells whether new sandboxes are taken.
