@@ -131,13 +131,28 @@ func (s *Server) within(r *http.Request, c sandbox.Caller, k *sandbox.Key) error
 	if k.Admin {
 		most = sandbox.AllScopes
 	}
+	other := k.User != c.User
 	switch {
+	case other && role.Above(c.Role):
+		// The key would act with that role, whatever its scopes.
+		return mayGive(c, role, "")
 	case c.Scopes.Covers(most & k.Scopes):
+		if other && !c.Scopes.Covers(sandbox.Owner.May()) {
+			k.Scopes &= c.Scopes // the user may rise, and c does not with them
+		}
 	case k.Scopes == sandbox.AllScopes:
 		k.Scopes = c.Scopes // no more was asked for than there is to have
 	default:
 		return sandbox.E(sandbox.Forbidden, sandbox.CodeScope, "a key can't have scopes that the one who makes it lacks").
 			With("scopes", (most & k.Scopes &^ c.Scopes).Names())
+	}
+	return someScope(*k)
+}
+
+// someScope refuses a key for nothing: rows without scopes are keys for everything.
+func someScope(k sandbox.Key) error {
+	if k.Scopes == 0 {
+		return sandbox.E(sandbox.Forbidden, sandbox.CodeScope, "a key can't have any of these scopes")
 	}
 	return nil
 }
@@ -182,6 +197,9 @@ func (s *Server) createScopedToken(w http.ResponseWriter, r *http.Request, c san
 		return err
 	}
 	k.Scopes &^= sandbox.ScopesOf(admin) // never the installation
+	if err := someScope(k); err != nil {
+		return err
+	}
 	return s.mint(w, r, k)
 }
 

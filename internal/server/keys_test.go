@@ -198,6 +198,18 @@ func TestKeysAreNotWidened(t *testing.T) {
 			t.Errorf("%s: %d %+v", path, a.status, k)
 		}
 	}
+	made := len(w.keys)
+	// Without the one scope a token never has it would have none: in a row, all.
+	if a := request(t, "POST", base+"/api/v1/tokens/scoped", `{"scopes":["admin"]}`); a.status != 403 || a.code() != "insufficient_scope" || len(w.keys) > made {
+		t.Errorf("a token for the installation: %d %s %+v", a.status, a.raw, w.keys[made:])
+	}
+	// Every user of this world is an owner.
+	w.changeCaller(keyA, func(c *sandbox.Caller) { c.Role, c.Scopes = sandbox.Admin, sandbox.Admin.May() })
+	for _, path := range []string{"/api/v1/api-keys", "/api/v1/tokens/scoped"} {
+		if a := request(t, "POST", base+path, `{"user_id":"usr_owner"}`); a.status != 403 || len(w.keys) > made {
+			t.Errorf("%s: an admin's key in the name of an owner: %d %s", path, a.status, a.raw)
+		}
+	}
 	w.changeCaller(keyA, func(c *sandbox.Caller) { c.Derived = true })
 	if a := request(t, "POST", base+"/api/v1/tokens/scoped", `{}`); a.status != 403 {
 		t.Errorf("a derived token makes another: %d", a.status)
