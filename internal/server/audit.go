@@ -17,18 +17,19 @@ const auditWait = 5 * time.Second
 // auditing sees to it that a request that may change something is in the audit
 // log before its answer goes out: what was acknowledged can't be missing. done
 // is for answers nobody waited for any more. Reading is not logged, whatever its
-// method.
+// method; a socket is, for what is done over it is not reading.
 func (s *Server) auditing(w http.ResponseWriter, r *http.Request, rt route, c sandbox.Caller) (done func()) {
 	rec, ok := w.(*response)
-	if !ok || rt.method == http.MethodGet || rt.method == http.MethodHead || rt.scope == public || strings.HasSuffix(string(rt.scope), ":read") || s.deps.Audit == nil ||
+	get := (rt.method == http.MethodGet || rt.method == http.MethodHead) && rt.limit&socketed == 0
+	if !ok || get || rt.scope == public || strings.HasSuffix(string(rt.scope), ":read") || s.deps.Audit == nil ||
 		hopped(r) { // the server it came through does it
 		return func() {}
 	}
 	rec.first = func(status int) {
 		a := sandbox.Audit{
 			ID: sandbox.NewLine("aud_"), Tenant: c.Tenant, Workspace: c.Workspace, Key: c.KeyID, User: c.User,
-			Method: rt.method, Route: documented(rt.pattern), Resource: cutText(subject(r, rec), 255), Status: status,
-			Address: address(r.RemoteAddr), UserAgent: cutText(r.UserAgent(), 255), Request: requestID(r), At: time.Now(),
+			Method: rt.method, Route: documented(rt.pattern), Resource: storable(subject(r, rec)), Status: status,
+			Address: address(r.RemoteAddr), UserAgent: storable(r.UserAgent()), Request: requestID(r), At: time.Now(),
 		}
 		if rec.err != nil {
 			a.Code = sandbox.AsError(rec.err).Code
@@ -65,7 +66,13 @@ func subject(r *http.Request, rec *response) string {
 			names = append(names, v)
 		}
 	}
-	return strings.ToValidUTF8(strings.Join(names, "/"), "\uFFFD")
+	return strings.Join(names, "/")
+}
+
+// storable makes what a client sent into text that every database takes: nobody
+// keeps a line out of the log by what it would say.
+func storable(text string) string {
+	return strings.ToValidUTF8(strings.ReplaceAll(cutText(text, 255), "\x00", replacement), replacement)
 }
 
 func address(remote string) string {

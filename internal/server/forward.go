@@ -144,7 +144,7 @@ func (s *Server) handOn(w http.ResponseWriter, r *http.Request, rt route, c sand
 				w.Header().Del(name)
 			}
 			if rec, ok := w.(*response); ok && res.StatusCode == http.StatusSwitchingProtocols {
-				rec.status = res.StatusCode
+				rec.begin(res.StatusCode)
 			}
 			if strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
 				res.Body = &relayedStream{ReadCloser: res.Body, ctx: ctx, last: []byte("\n\n")}
