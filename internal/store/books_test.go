@@ -111,6 +111,41 @@ func TestKeyQuota(t *testing.T) {
 
 var testPrices = sandbox.Prices{CoreHour: 10 * sandbox.Credit, GiBHour: sandbox.Credit}
 
+// A transaction that shares a commit with one that fails runs once more. That
+// must not make another of an idempotency key.
+func TestGrantIsRecognisedAfterASecondRun(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *Store) {
+		ctx := context.Background()
+		tn := tenant(t, s, "a")
+		const rounds = 20
+		for i := range rounds {
+			key := fmt.Sprint("k", i)
+			held, release := make(chan struct{}), make(chan struct{})
+			var all sync.WaitGroup
+			all.Go(func() {
+				_ = s.do(ctx, "hold the writer", func(*tx) error { close(held); <-release; return nil })
+			})
+			<-held
+			for range 4 { // most likely they wait when the writer comes back
+				all.Go(func() { _ = s.do(ctx, "fail", func(*tx) error { return noTenant }) })
+			}
+			all.Go(func() {
+				if _, err := s.Grant(ctx, tn, sandbox.Credit, "", key); err != nil {
+					t.Error(err)
+				}
+			})
+			close(release)
+			all.Wait()
+			if _, err := s.Grant(ctx, tn, sandbox.Credit, "", key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, n, err := s.Entries(ctx, tn, 1, 0); n != rounds || err != nil {
+			t.Errorf("%d grants for %d keys, %v", n, rounds, err)
+		}
+	})
+}
+
 // However many charge at once, each run is paid for once, and the balance is the
 // sum of the ledger.
 func TestLedgerUnderParallelCharges(t *testing.T) {
@@ -327,7 +362,13 @@ func TestSomebodyAlwaysOwns(t *testing.T) {
 		if _, err := s.SetMember(ctx, tn, ws.ID, two, sandbox.Developer, ok); err != nil {
 			t.Fatal(err)
 		}
-		_, confined, err := s.CreateKey(ctx, sandbox.Key{Tenant: tn, User: two, Workspace: ws.ID})
+		of, confined, err := s.CreateKey(ctx, sandbox.Key{Tenant: tn, User: two, Workspace: ws.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, derived, err := s.CreateKey(ctx, sandbox.Key{
+			Tenant: tn, User: user(tn, sandbox.Viewer), Workspace: ws.ID, Type: sandbox.ScopedKey, Parent: of.ID, ExpiresAt: time.Now().Add(time.Hour),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,6 +398,9 @@ func TestSomebodyAlwaysOwns(t *testing.T) {
 		}
 		if _, err := s.Authenticate(ctx, confined); code(err) != sandbox.CodeUnauthorized {
 			t.Errorf("the key of a former member: %v", err)
+		}
+		if _, err := s.Authenticate(ctx, derived); code(err) != sandbox.CodeUnauthorized {
+			t.Errorf("what a former member derived for somebody else: %v", err)
 		}
 		// A workspace with sandboxes stays.
 		sb, _, err := s.Create(ctx, fresh(tn), sandbox.CreateRequest{Workspace: sandbox.Place{ID: ws.ID}}, 0)

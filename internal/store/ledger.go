@@ -145,12 +145,14 @@ func (t *tx) book(tenant sandbox.TenantID, e sandbox.Entry, run string) (sandbox
 // Grant gives a tenant credits. The same key, unless it is empty, returns the
 // grant it made.
 func (s *Store) Grant(ctx context.Context, tenant sandbox.TenantID, amount sandbox.Credits, note, key string) (got sandbox.Entry, err error) {
+	if key != "" {
+		key = "grant:" + key
+	}
 	err = s.do(ctx, "grant credits", func(t *tx) error {
 		if err := t.lockTenant(tenant); err != nil {
 			return err
 		}
 		if key != "" {
-			key = "grant:" + key
 			if got, err = scanEntry(t.row(selectEntry+`where tenant = $1 and run = $2`, string(tenant), key)); !none(err) {
 				if err == nil && got.Amount != amount {
 					err = sandbox.E(sandbox.Conflict, sandbox.CodeIdempotency, "this idempotency key was used for another amount")

@@ -236,9 +236,15 @@ func (s *Store) RemoveMember(ctx context.Context, tenant sandbox.TenantID, works
 		if err := t.keepOwner(workspace, before); err != nil {
 			return err
 		}
-		_, err = t.exec(`delete from api_keys where tenant = $1 and workspace = $2 and user_id = $3 and admin = $4
-			and user_id in (select id from users where tenant = $1 and role = '')`, string(tenant), workspace, user, false)
-		return err
+		const keys = `from api_keys where tenant = $1 and workspace = $2 and user_id = $3 and admin = $4
+			and user_id in (select id from users where tenant = $1 and role = '')`
+		// What was derived from them may be somebody else's.
+		for _, q := range []string{`delete from api_keys where parent in (select id ` + keys + `)`, `delete ` + keys} {
+			if _, err := t.exec(q, string(tenant), workspace, user, false); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

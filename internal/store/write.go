@@ -91,10 +91,10 @@ func (s *Store) commitLoop() {
 		}
 		err := s.commit(batch...)
 		for _, j := range batch {
-			// One of several failed, and nothing has happened yet: each gets a
-			// transaction of its own. (A savepoint for each would not do: on a
+			// One of several failed, and nothing has happened yet (unless nobody
+			// knows): each gets a transaction of its own. (A savepoint for each would not do: on a
 			// full disk SQLite rolls back the whole transaction.)
-			if err != nil && len(batch) > 1 {
+			if err != nil && len(batch) > 1 && !sandbox.HasCode(err, errUnknown.Code) {
 				j.done <- s.commit(j)
 				continue
 			}
