@@ -156,6 +156,9 @@ func (s *Supervisor) keep(u *unit, keeper driver.FileKeeper, tenant sandbox.Tena
 		return err
 	})
 	if err != nil {
+		got, err = s.pausedAfterAll(u, ref, err)
+	}
+	if err != nil {
 		s.undoKeep(u, keeper, ref)
 		return sb, fmt.Errorf("note that %s is paused: %w", u.id, err)
 	}
@@ -165,6 +168,20 @@ func (s *Supervisor) keep(u *unit, keeper driver.FileKeeper, tenant sandbox.Tena
 		s.discard(sb.Files)
 	}
 	return got, nil
+}
+
+// pausedAfterAll looks, as soon as the database can tell, whether the row has
+// moved although its writer said err: a sandbox must not run on that is paused
+// by its row.
+func (s *Supervisor) pausedAfterAll(u *unit, ref sandbox.Ref, err error) (row sandbox.Sandbox, _ error) {
+	rerr := s.persist(u.life, "look whether it is paused", func() (err error) {
+		row, err = s.store.Row(u.life, u.id)
+		return err
+	})
+	if rerr == nil && row.State == sandbox.Paused && row.Files == ref {
+		return row, nil
+	}
+	return row, err
 }
 
 // undoKeep lets a sandbox run on whose row did not move.

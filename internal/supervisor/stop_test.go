@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"silica.dev/silica/internal/event"
 	"silica.dev/silica/internal/guest/guestpb"
 	driver "silica.dev/silica/internal/runtime"
 	"silica.dev/silica/internal/runtime/runtimetest"
@@ -365,5 +366,38 @@ func TestDrainPausesWhatIsPersistent(t *testing.T) {
 	}
 	if _, err := m.Start(m.ctx, m.a, string(keep.ID)); code(err) != sandbox.CodeDraining {
 		t.Errorf("start while draining: %v", err)
+	}
+}
+
+// unsure is a store whose commits to Paused happen, and nobody is told.
+type unsure struct{ Store }
+
+func (s unsure) Move(ctx context.Context, id sandbox.ID, from, to sandbox.State, change func(*sandbox.Sandbox), events ...event.Event) (sandbox.Sandbox, error) {
+	sb, err := s.Store.Move(ctx, id, from, to, change, events...)
+	if err == nil && to == sandbox.Paused {
+		err = sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "it may have happened")
+	}
+	return sb, err
+}
+
+// A commit that was cut off may have happened: what is paused by its row must
+// not run on, where nobody could start or reach it.
+func TestStopWhoseCommitIsUnknown(t *testing.T) {
+	m := bareMachineOn(t, Config{}, sqlite(t))
+	m.a = m.tenant("a")
+	m.template("r1")
+	m.Supervisor = New(m.cfg, m.deps(unsure{m.db}))
+	if err := m.Recover(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+	sb := m.create(m.a, sandbox.CreateRequest{Persist: true})
+	m.write(sb, "/root/f", "kept")
+	if got := m.stop(sb); got.State != sandbox.Paused {
+		t.Fatalf("it is %s", got.State)
+	}
+	m.nothingOnHost()
+	m.start(sb)
+	if got := m.read(sb, "/root/f"); got != "kept\n" && got != "kept" {
+		t.Errorf("the file holds %q", got)
 	}
 }
