@@ -30,9 +30,10 @@ build: ## build bin/silica, with agent and engine inside
 	$(STATIC) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/silica ./cmd/silica
 
 # Not a dependency on build: "sudo make install" should not need root's Go.
-install: ## install bin/silica and its systemd unit (root; after make build)
+install: ## install bin/silica, its manual and its systemd unit (root; after make build)
 	@test -x bin/silica || { echo 'run "make build" first' >&2; exit 1; }
 	install -D -m 0755 bin/silica $(DESTDIR)/usr/local/bin/silica
+	bin/silica man $(DESTDIR)/usr/local/share/man/man1
 	install -D -m 0644 deploy/systemd/silica.service $(DESTDIR)/etc/systemd/system/silica.service
 	test -e $(DESTDIR)/etc/silica/silica.yaml || install -D -m 0600 deploy/systemd/silica.yaml $(DESTDIR)/etc/silica/silica.yaml
 	@echo 'start it: systemctl daemon-reload && systemctl enable --now silica'

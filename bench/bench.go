@@ -102,8 +102,6 @@ func (c Config) running(ctx context.Context, r *Report) error {
 		step{"create", target.startsAsConfigured},
 		step{"exec", target.exec},
 		step{"files", target.files},
-		step{"terminal", target.terminal},
-		step{"exec over the socket", target.sockets},
 		step{"destroy", target.destroys},
 		step{"comparisons", target.compare},
 	)

@@ -112,7 +112,7 @@ func TestKillWhileStoppingAndStarting(t *testing.T) {
 	s := ownServer(t, options{})
 	c := s.tenant(t)
 	id := c.create(t, obj{"persistent": true, "timeout_sec": 900})
-	sum := sha256.Sum256(nil)
+	var sum [sha256.Size]byte
 	for round := range 8 {
 		content := bytes.Repeat([]byte(fmt.Sprint("round ", round, "\n")), 2_000_000)
 		sum = sha256.Sum256(content)
