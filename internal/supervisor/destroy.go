@@ -81,7 +81,12 @@ type failure struct {
 // A persistent sandbox that has stopped before is not lost with what ran: it is
 // paused, with the files it had then.
 func (s *Supervisor) fail(u *unit, f failure, from ...sandbox.State) bool {
-	if row, err := s.store.Row(s.life, u.id); err == nil && row.Persist && row.Files != "" && slices.Contains(from, row.State) {
+	var row sandbox.Sandbox
+	err := s.persist(s.life, "look for kept files", func() (err error) { // to fail without a look would delete them
+		row, err = s.store.Row(s.life, u.id)
+		return err
+	})
+	if err == nil && row.Persist && row.Files != "" && slices.Contains(from, row.State) {
 		f := f
 		f.reason += ": its files are as they were when it last stopped"
 		if s.backToFiles(u, f, row.State) {

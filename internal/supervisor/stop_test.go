@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -399,5 +400,38 @@ func TestStopWhoseCommitIsUnknown(t *testing.T) {
 	m.start(sb)
 	if got := m.read(sb, "/root/f"); got != "kept\n" && got != "kept" {
 		t.Errorf("the file holds %q", got)
+	}
+}
+
+// away is a store that is away for the next look at a row.
+type away struct {
+	Store
+	once *atomic.Bool
+}
+
+func (s away) Row(ctx context.Context, id sandbox.ID) (sandbox.Sandbox, error) {
+	if s.once.CompareAndSwap(true, false) {
+		return sandbox.Sandbox{}, sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the database is away")
+	}
+	return s.Store.Row(ctx, id)
+}
+
+// A sandbox that dies while the database is away keeps the files it stopped with.
+func TestDeathWhileTheDatabaseIsAway(t *testing.T) {
+	m := bareMachineOn(t, Config{}, sqlite(t))
+	m.a = m.tenant("a")
+	m.template("r1")
+	var gone atomic.Bool
+	m.Supervisor = New(m.cfg, m.deps(away{m.db, &gone}))
+	if err := m.Recover(m.ctx); err != nil {
+		t.Fatal(err)
+	}
+	sb := m.create(m.a, sandbox.CreateRequest{Persist: true})
+	m.stop(sb)
+	m.start(sb)
+	gone.Store(true)
+	m.fail(m.lookup(sb.ID), failure{sandbox.CodeSandboxGone, "it ended"}, sandbox.Running)
+	if got := m.get(m.a, sb.ID); got.State != sandbox.Paused || got.Files == "" {
+		t.Errorf("it is %s with files %q", got.State, got.Files)
 	}
 }
