@@ -180,6 +180,7 @@ func (s *Server) socketRoutes() []route {
 		{"GET", sbx + "/ssh-tunnel", sandboxesWrite, counted | streamed | socketed, s.sshTunnel},
 
 		{"GET", sbx + "/exec/ws", sandboxesWrite, counted | streamed | socketed, s.execCloseCode},
+		{"GET", computer + "/events", sandboxesRead, counted | streamed | socketed, s.computerEvents},
 	}
 }
 
