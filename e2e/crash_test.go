@@ -275,7 +275,7 @@ func TestSandboxesOutliveTheDaemon(t *testing.T) {
 	s := ownServer(t, options{})
 	c := s.tenant(t)
 	id := c.create(t, nil)
-	c.sh(t, id, "nohup sh -c 'i=0; while true; do i=$((i+1)); echo $i > /tmp/beat; sleep 0.1; done' >/dev/null 2>&1 &")
+	c.sh(t, id, "nohup sh -c 'i=0; while true; do i=$((i+1)); echo $i > /tmp/beat; sleep 0.1; done' >/dev/null 2>&1 & until [ -s /tmp/beat ]; do sleep 0.02; done")
 	for name, end := range map[string]func() error{"SIGTERM": s.stop, "SIGKILL": s.kill} {
 		before := c.sh(t, id, "cat /tmp/beat")
 		if err := end(); err != nil {

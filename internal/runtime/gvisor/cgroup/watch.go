@@ -13,9 +13,11 @@ import (
 
 const (
 	actTimeout  = 3 * time.Second        // for one call of the callback
-	settleFor   = 300 * time.Millisecond // to let what it did take effect
+	settleFor   = 500 * time.Millisecond // to let what it did take effect
+	settleMost  = 3 * time.Second        // while it does
 	settleStep  = 10 * time.Millisecond
-	maxAttempts = 5
+	falling     = 1 << 20 // bytes less that show an effect
+	maxAttempts = 8
 	maxRaise    = 2 // reserves added while tasks stand still
 	// recheck is how often a group above its line is looked at where the
 	// kernel reports only crossings.
@@ -49,7 +51,7 @@ type alarm struct {
 	close func() // stops and waits for what feeds wake
 }
 
-// Watch calls act each time a group uses more than its line, at most five
+// Watch calls act each time a group uses more than its line, at most eight
 // times in a row, then leaves the group to the kernel until it is below again. act's
 // ctx ends after three seconds; it must obey it. Watch returns nil when the group is
 // gone and ctx's error when stopped, leaving the kernel in charge. One Watch a name
@@ -180,13 +182,22 @@ func (w *watcher) relieve(ctx context.Context, m memory) error {
 	return w.settle(ctx)
 }
 
-// settle waits until the use is below the line, or for a while.
+// settle waits until the use is below the line, or has not fallen for a while: a
+// process that was ended gives its memory back page by page, and its neighbours
+// must not be ended for what it still has.
 func (w *watcher) settle(ctx context.Context) error {
-	until := time.Now().Add(settleFor)
-	for time.Now().Before(until) {
+	begun := time.Now()
+	until, last := begun.Add(settleFor), begun.Add(settleMost)
+	lowest := int64(-1)
+	for now := begun; now.Before(until) && now.Before(last); now = time.Now() {
 		m, err := w.tree.memory(w.name)
 		if err != nil || !m.over() {
 			return err
+		}
+		if lowest < 0 {
+			lowest = m.used()
+		} else if m.used() <= lowest-falling {
+			lowest, until = m.used(), now.Add(settleFor)
 		}
 		if err := sleep(ctx, settleStep); err != nil {
 			return err

@@ -45,8 +45,9 @@ func (e *Engine) guard(s *slot) {
 			return cgroup.Acted
 		}
 		if res.Pid == 0 {
-			log.Warn("short of memory and nothing to end", "used", p.Used, "line", p.Line)
-			return cgroup.GiveUp
+			// Those ended before may still hold theirs.
+			log.Warn("short of memory and nothing to end", "used", p.Used, "line", p.Line, "attempt", p.Attempt)
+			return cgroup.Acted
 		}
 		// What the agent says of itself is the sandbox's word: for the log only.
 		log.Info("short of memory: a process was ended", "used", p.Used, "line", p.Line, "pid", res.Pid, "memory", res.Memory)
