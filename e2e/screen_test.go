@@ -153,11 +153,12 @@ func TestFullScreenPrograms(t *testing.T) {
 	for _, tt := range []struct {
 		name, command, version string
 		keys                   []string
+		resized                string // what makes the place in the text sure after a resize
 	}{
-		{"less", "less " + doc, "less --version | head -1", []string{"", " ", "/150:\r", "G", "g", "50%", "\x1b[B"}},
+		{"less", "less " + doc, "less --version | head -1", []string{"", " ", "/150:\r", "G", "g", "50%", "\x1b[B"}, "g"},
 		{"vim", "vi -u NONE -i NONE -N -n " + doc, "vi --version | head -1", []string{
 			"", "5dd", "ihällo\x1b", ":set list\r", "G", "ggVG>", "u", ":split\r", "/150:\r",
-		}},
+		}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out, err := exec.Command("/bin/sh", "-c", tt.version).Output()
@@ -189,6 +190,8 @@ func TestFullScreenPrograms(t *testing.T) {
 			}
 			in.size(120, 40)
 			out2.size(120, 40)
+			in.keys(tt.resized)
+			out2.keys(tt.resized)
 			same("after a resize")
 		})
 	}
