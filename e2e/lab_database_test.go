@@ -62,9 +62,9 @@ func (s *Server) moveTemplate() error {
 	for _, t := range templates {
 		err = errors.Join(err, to.SaveTemplate(ctx, t))
 	}
-	snapshots, err1 := from.Snapshots(ctx)
+	snapshots, err1 := from.Seeds(ctx)
 	for _, n := range snapshots {
-		err1 = errors.Join(err1, to.SaveSnapshot(ctx, n))
+		err1 = errors.Join(err1, to.SaveSeed(ctx, n))
 	}
 	return errors.Join(err, err1)
 }

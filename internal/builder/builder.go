@@ -25,10 +25,10 @@ type Store interface {
 	SaveTemplate(ctx context.Context, t sandbox.Template) error
 	Template(ctx context.Context, slug string) (sandbox.Template, error)
 	Templates(ctx context.Context) ([]sandbox.Template, error)
-	SaveSnapshot(ctx context.Context, s sandbox.Snapshot) error
-	Snapshot(ctx context.Context, slug, revision, key string) (sandbox.Snapshot, error)
-	Snapshots(ctx context.Context) ([]sandbox.Snapshot, error)
-	DeleteSnapshot(ctx context.Context, ref sandbox.Ref) error
+	SaveSeed(ctx context.Context, s sandbox.Seed) error
+	Seed(ctx context.Context, slug, revision, key string) (sandbox.Seed, error)
+	Seeds(ctx context.Context) ([]sandbox.Seed, error)
+	DeleteSeed(ctx context.Context, ref sandbox.Ref) error
 }
 
 // Images makes root file systems: an [image.Builder].
@@ -147,7 +147,7 @@ func (b *Builder) whole(ctx context.Context, ref sandbox.Ref, what string) bool 
 // forgetRevisions frees what earlier revisions of t's template needed. What is
 // still in use stays until the next Sweep.
 func (b *Builder) forgetRevisions(ctx context.Context, t, old sandbox.Template) {
-	snapshots, err := b.Store.Snapshots(ctx)
+	snapshots, err := b.Store.Seeds(ctx)
 	if err != nil {
 		b.Log.Warn("earlier revisions not freed", "template", t.Slug, "err", err)
 		return
@@ -164,7 +164,7 @@ func (b *Builder) forgetRevisions(ctx context.Context, t, old sandbox.Template) 
 
 // forget removes a snapshot's row, then its artifact.
 func (b *Builder) forget(ctx context.Context, ref sandbox.Ref) {
-	if err := b.Store.DeleteSnapshot(ctx, ref); err != nil {
+	if err := b.Store.DeleteSeed(ctx, ref); err != nil {
 		b.Log.Warn("snapshot not forgotten", "ref", ref, "err", err)
 		return
 	}
@@ -193,7 +193,7 @@ func (b *Builder) Sweep(ctx context.Context, keep ...sandbox.Ref) error {
 	for _, t := range templates {
 		used[t.Image] = true
 	}
-	snapshots, err := b.Store.Snapshots(ctx)
+	snapshots, err := b.Store.Seeds(ctx)
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}

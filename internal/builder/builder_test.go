@@ -70,7 +70,7 @@ func TestRecipesAreChecked(t *testing.T) {
 func TestFirstStartBuildsAndSecondOnlyLooks(t *testing.T) {
 	w := newWorld(t)
 	tmpl := ensure(t, w, recipe)
-	s, err := w.rows.Snapshot(t.Context(), "t", tmpl.Revision, w.driver.SnapshotKey(recipe.Resources()))
+	s, err := w.rows.Seed(t.Context(), "t", tmpl.Revision, w.driver.SnapshotKey(recipe.Resources()))
 	if err != nil {
 		t.Fatalf("no snapshot row: %v", err)
 	}

@@ -64,19 +64,19 @@ func TestRemakesAreBounded(t *testing.T) {
 		if n := len(w.driver.Starts()) - before; n != 0 {
 			t.Errorf("%d starts while the turn is taken", n)
 		}
-		own, err := w.rows.Snapshot(t.Context(), "t", tmpl.Revision, w.driver.SnapshotKey(recipe.Resources()))
+		own, err := w.rows.Seed(t.Context(), "t", tmpl.Revision, w.driver.SnapshotKey(recipe.Resources()))
 		if err != nil {
 			t.Fatal(err)
 		}
 		ask(0, own.Ref)
 		synctest.Wait()
-		if again, err := w.rows.Snapshot(t.Context(), "t", tmpl.Revision, own.Key); err == nil && again.Ref == own.Ref {
+		if again, err := w.rows.Seed(t.Context(), "t", tmpl.Revision, own.Key); err == nil && again.Ref == own.Ref {
 			// The first making was a moment ago, so this one was told to wait.
 			w.pass(calm)
 			ask(0, own.Ref)
 			synctest.Wait()
 		}
-		if again, err := w.rows.Snapshot(t.Context(), "t", tmpl.Revision, own.Key); err != nil || again.Ref == own.Ref {
+		if again, err := w.rows.Seed(t.Context(), "t", tmpl.Revision, own.Key); err != nil || again.Ref == own.Ref {
 			t.Errorf("the template's own snapshot waits in line: %v, %v", again.Ref, err)
 		}
 		<-c.turn
@@ -91,11 +91,11 @@ func TestRemakesAreBounded(t *testing.T) {
 		}
 		c.Close()
 		ask(2000, "") // does nothing
-		all, err := w.rows.Snapshots(t.Context())
+		all, err := w.rows.Seeds(t.Context())
 		if err != nil || len(all) != maxOtherSizes+1 {
 			t.Errorf("%d snapshots are kept, want %d and the template's own", len(all), maxOtherSizes)
 		}
-		if _, err := w.rows.Snapshot(t.Context(), "t", tmpl.Revision, own.Key); err != nil {
+		if _, err := w.rows.Seed(t.Context(), "t", tmpl.Revision, own.Key); err != nil {
 			t.Errorf("the template's own: %v", err)
 		}
 	})

@@ -20,8 +20,8 @@ var notFound = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "not found")
 type rows struct {
 	mu        sync.Mutex
 	templates map[string]sandbox.Template
-	snapshots map[[3]string]sandbox.Snapshot
-	saveErr   error // what SaveSnapshot answers
+	snapshots map[[3]string]sandbox.Seed
+	saveErr   error // what SaveSeed answers
 }
 
 func (r *rows) SaveTemplate(_ context.Context, t sandbox.Template) error {
@@ -47,7 +47,7 @@ func (r *rows) Templates(context.Context) ([]sandbox.Template, error) {
 	return slices.Collect(maps.Values(r.templates)), nil
 }
 
-func (r *rows) SaveSnapshot(_ context.Context, s sandbox.Snapshot) error {
+func (r *rows) SaveSeed(_ context.Context, s sandbox.Seed) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.saveErr != nil {
@@ -57,7 +57,7 @@ func (r *rows) SaveSnapshot(_ context.Context, s sandbox.Snapshot) error {
 	return nil
 }
 
-func (r *rows) Snapshot(_ context.Context, slug, revision, key string) (sandbox.Snapshot, error) {
+func (r *rows) Seed(_ context.Context, slug, revision, key string) (sandbox.Seed, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, ok := r.snapshots[[3]string{slug, revision, key}]
@@ -67,16 +67,16 @@ func (r *rows) Snapshot(_ context.Context, slug, revision, key string) (sandbox.
 	return s, nil
 }
 
-func (r *rows) Snapshots(context.Context) ([]sandbox.Snapshot, error) {
+func (r *rows) Seeds(context.Context) ([]sandbox.Seed, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Values(r.snapshots)), nil
 }
 
-func (r *rows) DeleteSnapshot(_ context.Context, ref sandbox.Ref) error {
+func (r *rows) DeleteSeed(_ context.Context, ref sandbox.Ref) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.snapshots, func(_ [3]string, s sandbox.Snapshot) bool { return s.Ref == ref })
+	maps.DeleteFunc(r.snapshots, func(_ [3]string, s sandbox.Seed) bool { return s.Ref == ref })
 	return nil
 }
 
@@ -146,7 +146,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
 		driver: runtimetest.NewFake(), images: &images{}, clock: time.Unix(1e9, 0),
-		rows:  &rows{templates: map[string]sandbox.Template{}, snapshots: map[[3]string]sandbox.Snapshot{}},
+		rows:  &rows{templates: map[string]sandbox.Template{}, snapshots: map[[3]string]sandbox.Seed{}},
 		blobs: &artifacts{lost: map[sandbox.Ref]bool{}},
 	}
 	w.restart("v1")

@@ -25,7 +25,7 @@ const maxOtherSizes = 16
 // flight is one snapshot being made; done is closed when the rest is set.
 type flight struct {
 	done     chan struct{}
-	snapshot sandbox.Snapshot
+	snapshot sandbox.Seed
 	err      error
 	givenUp  bool // the caller who made it went away
 }
@@ -43,10 +43,10 @@ type tries struct {
 // is deleted and replaced, unless somebody else has done so. Calls for the same
 // snapshot make it once. After each try the next has to wait longer; until then
 // Seed answers [sandbox.Unavailable] at once.
-func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Resources, broken sandbox.Ref) (sandbox.Snapshot, error) {
+func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Resources, broken sandbox.Ref) (sandbox.Seed, error) {
 	driver, ok := b.Driver.(runtime.Snapshotter)
 	if !ok {
-		return sandbox.Snapshot{}, sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "this runtime keeps no snapshots")
+		return sandbox.Seed{}, sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "this runtime keeps no snapshots")
 	}
 	key := driver.SnapshotKey(res)
 	name := nameOf(t.Slug, t.Revision, key)
@@ -69,7 +69,7 @@ func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Reso
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return sandbox.Snapshot{}, context.Cause(ctx)
+			return sandbox.Seed{}, context.Cause(ctx)
 		}
 		if !f.givenUp && (f.err != nil || f.snapshot.Ref != broken) {
 			return f.snapshot, f.err
@@ -93,17 +93,17 @@ func (b *Builder) snapshotName(t sandbox.Template, res sandbox.Resources) (name 
 // trim forgets the oldest snapshots of a template for sizes that are not its own,
 // when there are too many.
 func (b *Builder) trim(ctx context.Context, t sandbox.Template) {
-	all, err := b.Store.Snapshots(ctx)
+	all, err := b.Store.Seeds(ctx)
 	if err != nil {
 		b.Log.Warn("snapshots not counted", "template", t.Slug, "err", err)
 		return
 	}
 	b.mu.Lock()
-	all = slices.DeleteFunc(all, func(s sandbox.Snapshot) bool {
+	all = slices.DeleteFunc(all, func(s sandbox.Seed) bool {
 		return s.Template != t.Slug || s.Revision != t.Revision || b.own[nameOf(s.Template, s.Revision, s.Key)]
 	})
 	b.mu.Unlock()
-	slices.SortFunc(all, func(a, b sandbox.Snapshot) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	slices.SortFunc(all, func(a, b sandbox.Seed) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	for _, s := range all[min(len(all), maxOtherSizes):] {
 		b.Log.Info("forgetting the snapshot of a size for newer ones", "template", t.Slug, "key", s.Key)
 		b.forget(ctx, s.Ref)
@@ -119,22 +119,22 @@ type seedRequest struct {
 	broken   sandbox.Ref
 }
 
-func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRequest) (sandbox.Snapshot, error) {
-	have, err := b.Store.Snapshot(ctx, q.template.Slug, q.template.Revision, q.key)
+func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRequest) (sandbox.Seed, error) {
+	have, err := b.Store.Seed(ctx, q.template.Slug, q.template.Revision, q.key)
 	switch {
 	case err == nil && have.Ref != q.broken && b.whole(ctx, have.Ref, "snapshot"):
 		return have, nil
 	case err != nil && sandbox.AsError(err).Kind != sandbox.NotFound:
-		return sandbox.Snapshot{}, err
+		return sandbox.Seed{}, err
 	}
 	if err := b.admit(q); err != nil {
-		return sandbox.Snapshot{}, err
+		return sandbox.Seed{}, err
 	}
 	select {
 	case b.bench <- struct{}{}:
 		defer func() { <-b.bench }()
 	case <-ctx.Done():
-		return sandbox.Snapshot{}, context.Cause(ctx)
+		return sandbox.Seed{}, context.Cause(ctx)
 	}
 	if have.Ref != "" {
 		b.forget(ctx, have.Ref)
@@ -147,12 +147,12 @@ func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRe
 		b.note(q.name, err)
 	}
 	if err != nil {
-		return sandbox.Snapshot{}, fmt.Errorf("snapshot of template %s for %s: %w", q.template.Slug, q.key, err)
+		return sandbox.Seed{}, fmt.Errorf("snapshot of template %s for %s: %w", q.template.Slug, q.key, err)
 	}
-	s := sandbox.Snapshot{Template: q.template.Slug, Revision: q.template.Revision, Key: q.key, Ref: ref, CreatedAt: b.now()}
-	if err := b.Store.SaveSnapshot(ctx, s); err != nil {
+	s := sandbox.Seed{Template: q.template.Slug, Revision: q.template.Revision, Key: q.key, Ref: ref, CreatedAt: b.now()}
+	if err := b.Store.SaveSeed(ctx, s); err != nil {
 		b.discard(context.WithoutCancel(ctx), ref)
-		return sandbox.Snapshot{}, err
+		return sandbox.Seed{}, err
 	}
 	b.Log.Info("snapshot made", "template", s.Template, "key", s.Key, "ref", s.Ref, "took", b.now().Sub(began))
 	b.trim(ctx, q.template)

@@ -37,7 +37,7 @@ func Artifacts(ctx context.Context, cfg Config) (refs []sandbox.Ref, err error) 
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	rows, err := db.QueryContext(ctx, `select image from templates where image <> '' union select ref from snapshots where ref <> ''
+	rows, err := db.QueryContext(ctx, `select image from templates where image <> '' union select ref from seeds where ref <> ''
 		union select files from sandboxes where files <> '' union select base from sandboxes where files <> '' and base <> ''`)
 	if err != nil {
 		return nil, fmt.Errorf("list artifacts: %w", err)

@@ -48,7 +48,7 @@ func (s *Store) join(ctx context.Context) error {
 		ours = "node <> $1"
 	}
 	err := s.do(ctx, "take over rows", func(t *tx) error {
-		for _, table := range []string{"sandboxes", "templates", "snapshots"} {
+		for _, table := range []string{"sandboxes", "templates", "seeds"} {
 			if _, err := t.exec(`update `+table+` set node = $1 where `+ours, s.cfg.Node); err != nil {
 				return err
 			}

@@ -656,20 +656,20 @@ func TestTemplatesAndSnapshots(t *testing.T) {
 		if got, err := s.Template(ctx, "t"); err != nil || !cmp.Equal(got, tpl) {
 			t.Errorf("Template = %+v, %v; want %+v", got, err, tpl)
 		}
-		sn := sandbox.Snapshot{Template: "t", Revision: "2", Key: "k", Ref: "sha256:a", CreatedAt: tpl.CreatedAt}
+		sn := sandbox.Seed{Template: "t", Revision: "2", Key: "k", Ref: "sha256:a", CreatedAt: tpl.CreatedAt}
 		for _, ref := range []sandbox.Ref{"sha256:a", "sha256:b"} {
 			sn.Ref = ref
-			if err := s.SaveSnapshot(ctx, sn); err != nil {
+			if err := s.SaveSeed(ctx, sn); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if got, err := s.Snapshot(ctx, "t", "2", "k"); err != nil || got != sn {
+		if got, err := s.Seed(ctx, "t", "2", "k"); err != nil || got != sn {
 			t.Errorf("Snapshot = %+v, %v; want %+v", got, err, sn)
 		}
-		if err := s.DeleteSnapshot(ctx, sn.Ref); err != nil {
+		if err := s.DeleteSeed(ctx, sn.Ref); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Snapshot(ctx, "t", "2", "k"); code(err) != sandbox.CodeNotFound {
+		if _, err := s.Seed(ctx, "t", "2", "k"); code(err) != sandbox.CodeNotFound {
 			t.Errorf("a deleted snapshot: %v", err)
 		}
 	})

@@ -8,7 +8,7 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
-// Templates and snapshots are rows of this node: what they refer to is in its
+// Templates and seeds are rows of this node: what they refer to is in its
 // data folder.
 
 // SaveTemplate makes t the current revision of its slug.
@@ -68,59 +68,59 @@ func (s *Store) Templates(ctx context.Context) ([]sandbox.Template, error) {
 	return list, wrap(rows.Err(), "list templates")
 }
 
-// SaveSnapshot stores where the snapshot for a template revision and key is,
+// SaveSeed stores where the seed for a template revision and key is,
 // replacing another one.
-func (s *Store) SaveSnapshot(ctx context.Context, n sandbox.Snapshot) error {
-	return s.do(ctx, "save snapshot", func(t *tx) error {
-		_, err := t.exec(`insert into snapshots (template, revision, name, ref, created_at, node) values ($1, $2, $3, $4, $5, $6)
+func (s *Store) SaveSeed(ctx context.Context, n sandbox.Seed) error {
+	return s.do(ctx, "save seed", func(t *tx) error {
+		_, err := t.exec(`insert into seeds (template, revision, name, ref, created_at, node) values ($1, $2, $3, $4, $5, $6)
 			on conflict (node, template, revision, name) do update set ref = excluded.ref, created_at = excluded.created_at`,
 			n.Template, n.Revision, n.Key, string(n.Ref), micros(n.CreatedAt), s.cfg.Node)
 		return err
 	})
 }
 
-const selectSnapshot = `select template, revision, name, ref, created_at from snapshots `
+const selectSeed = `select template, revision, name, ref, created_at from seeds `
 
-func scanSnapshot(row scanner) (n sandbox.Snapshot, err error) {
+func scanSeed(row scanner) (n sandbox.Seed, err error) {
 	var created int64
 	err = row.Scan(&n.Template, &n.Revision, &n.Key, &n.Ref, &created)
 	n.CreatedAt = fromMicros(created)
 	return n, err
 }
 
-// Snapshot returns the snapshot that serves a template revision and key.
+// Seed returns the seed that serves a template revision and key.
 // [sandbox.NotFound] when there is none.
-func (s *Store) Snapshot(ctx context.Context, slug, revision, key string) (sandbox.Snapshot, error) {
-	n, err := scanSnapshot(s.read.QueryRowContext(ctx, selectSnapshot+`where node = $1 and template = $2 and revision = $3 and name = $4`,
+func (s *Store) Seed(ctx context.Context, slug, revision, key string) (sandbox.Seed, error) {
+	n, err := scanSeed(s.read.QueryRowContext(ctx, selectSeed+`where node = $1 and template = $2 and revision = $3 and name = $4`,
 		s.cfg.Node, slug, revision, key))
 	if none(err) {
-		return sandbox.Snapshot{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "snapshot not found")
+		return sandbox.Seed{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "seed not found")
 	}
-	return n, wrap(err, "read snapshot")
+	return n, wrap(err, "read seed")
 }
 
-// Snapshots returns all snapshots, newest first.
-func (s *Store) Snapshots(ctx context.Context) ([]sandbox.Snapshot, error) {
-	rows, err := s.read.QueryContext(ctx, selectSnapshot+`where node = $1 order by created_at desc`, s.cfg.Node)
+// Seeds returns all seeds, newest first.
+func (s *Store) Seeds(ctx context.Context) ([]sandbox.Seed, error) {
+	rows, err := s.read.QueryContext(ctx, selectSeed+`where node = $1 order by created_at desc`, s.cfg.Node)
 	if err != nil {
-		return nil, wrap(err, "list snapshots")
+		return nil, wrap(err, "list seeds")
 	}
 	defer rows.Close()
-	var list []sandbox.Snapshot
+	var list []sandbox.Seed
 	for rows.Next() {
-		n, err := scanSnapshot(rows)
+		n, err := scanSeed(rows)
 		if err != nil {
-			return nil, wrap(err, "list snapshots")
+			return nil, wrap(err, "list seeds")
 		}
 		list = append(list, n)
 	}
-	return list, wrap(rows.Err(), "list snapshots")
+	return list, wrap(rows.Err(), "list seeds")
 }
 
-// DeleteSnapshot forgets a snapshot; an unknown one is a success.
-func (s *Store) DeleteSnapshot(ctx context.Context, ref sandbox.Ref) error {
-	return s.do(ctx, "delete snapshot", func(t *tx) error {
-		_, err := t.exec(`delete from snapshots where node = $1 and ref = $2`, s.cfg.Node, string(ref))
+// DeleteSeed forgets a seed; an unknown one is a success.
+func (s *Store) DeleteSeed(ctx context.Context, ref sandbox.Ref) error {
+	return s.do(ctx, "delete seed", func(t *tx) error {
+		_, err := t.exec(`delete from seeds where node = $1 and ref = $2`, s.cfg.Node, string(ref))
 		return err
 	})
 }

@@ -147,7 +147,7 @@ type Store interface {
 // Templates says what sandboxes start from. NotFound for what there is not.
 type Templates interface {
 	Template(ctx context.Context, slug string) (sandbox.Template, error)
-	Snapshot(ctx context.Context, slug, revision, key string) (sandbox.Snapshot, error)
+	Seed(ctx context.Context, slug, revision, key string) (sandbox.Seed, error)
 }
 
 // Events stores what is not a change of state.

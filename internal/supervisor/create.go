@@ -257,12 +257,12 @@ func (s *Supervisor) snapshots() bool {
 }
 
 // snapshot finds what serves a template at this size; NotFound when nothing does.
-func (s *Supervisor) snapshot(ctx context.Context, t sandbox.Template, res sandbox.Resources) (sandbox.Snapshot, error) {
+func (s *Supervisor) snapshot(ctx context.Context, t sandbox.Template, res sandbox.Resources) (sandbox.Seed, error) {
 	d, ok := s.driver.(driver.Snapshotter)
 	if !ok {
-		return sandbox.Snapshot{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "the driver restores no snapshots")
+		return sandbox.Seed{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "the driver restores no snapshots")
 	}
-	return s.templates.Snapshot(ctx, t.Slug, t.Revision, d.SnapshotKey(res))
+	return s.templates.Seed(ctx, t.Slug, t.Revision, d.SnapshotKey(res))
 }
 
 // init gives a started, restored or claimed sandbox its identity.

@@ -135,7 +135,7 @@ func (m *machine) template(revision string) sandbox.Ref {
 	if err := m.fake.Destroy(m.ctx, id); err != nil {
 		m.t.Fatal(err)
 	}
-	err = m.db.SaveSnapshot(m.ctx, sandbox.Snapshot{Template: "base", Revision: revision, Key: m.fake.SnapshotKey(size), Ref: ref})
+	err = m.db.SaveSeed(m.ctx, sandbox.Seed{Template: "base", Revision: revision, Key: m.fake.SnapshotKey(size), Ref: ref})
 	if err != nil {
 		m.t.Fatal(err)
 	}
