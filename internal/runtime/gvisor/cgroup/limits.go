@@ -50,7 +50,7 @@ func (l Limits) Hard() int64 {
 // alone, so that an engine that adopts a group knows it. It is what several
 // processes can fill while the guard acts: a sentry that stands at the hard limit
 // itself may die of a signal for which the kernel finds no memory.
-func reserve(line int64) int64 { return min(max(line/6, 96*mib), 512*mib) / grain * grain }
+func reserve(line int64) int64 { return min(max(line/4, 192*mib), 512*mib) / grain * grain }
 
 // quota is the CPU time per period in microseconds; the kernel's minimum is 1 ms.
 func (l Limits) quota() int64 { return max(l.MilliCPU*period/1000, 1000) }

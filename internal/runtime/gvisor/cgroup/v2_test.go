@@ -59,7 +59,7 @@ func TestV2Writes(t *testing.T) {
 	}
 	want(t, filepath.Join(top, "a"), map[string]string{
 		"cpu.max": "50000 100000", "cpu.weight": "20",
-		"memory.high": "570425344", "memory.max": "671088640", // 544 MiB and 96 more
+		"memory.high": "570425344", "memory.max": "771751936", // 544 MiB and 192 more
 		"memory.oom.group": "1", "memory.swap.max": "0", "pids.max": "16384",
 	})
 	if err := g.Update("a", Limits{MilliCPU: 2000}); err != nil {
@@ -141,7 +141,7 @@ func TestV2Watch(t *testing.T) {
 		}
 		return p
 	}
-	if got, want := next(), (Pressure{Used: 150 * mib, Line: 128 * mib, Hard: 224 * mib, Attempt: 1}); got != want {
+	if got, want := next(), (Pressure{Used: 150 * mib, Line: 128 * mib, Hard: 320 * mib, Attempt: 1}); got != want {
 		t.Errorf("pressure = %+v, want %+v", got, want)
 	}
 	replace(t, filepath.Join(dir, "memory.max"), "1")
@@ -152,7 +152,7 @@ func TestV2Watch(t *testing.T) {
 	// kernel kill at the line.
 	waitFor(t, "hard limit back", func() bool {
 		s, _ := readString(filepath.Join(dir, "memory.max"))
-		return s == itoa(224*mib)
+		return s == itoa(320*mib)
 	})
 	hot()
 	if got := next(); got.Attempt != 1 {

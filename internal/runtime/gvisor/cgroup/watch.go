@@ -18,7 +18,7 @@ const (
 	settleStep  = 10 * time.Millisecond
 	falling     = 1 << 20 // bytes less that show an effect
 	maxAttempts = 8
-	maxRaise    = 2 // reserves added while tasks stand still
+	maxRaise    = 3 // reserves added while the callback acts
 	// recheck is how often a group above its line is looked at where the
 	// kernel reports only crossings.
 	recheck = 250 * time.Millisecond
@@ -163,8 +163,9 @@ func (w *watcher) relieve(ctx context.Context, m memory) error {
 		return w.giveUp()
 	}
 	w.attempts++
-	if m.stopped && w.raised < maxRaise {
-		// Room for the agent inside to do what act asks of it.
+	if w.near(m) && w.raised < maxRaise {
+		// Room for the agent inside to do what act asks of it, ahead of those
+		// that go on taking memory meanwhile.
 		w.raised++
 		if err := w.tree.raise(w.name, w.raised); err != nil && !errors.Is(err, unix.EBUSY) {
 			return err // EBUSY: more is charged already than we would allow
@@ -180,6 +181,12 @@ func (w *watcher) relieve(ctx context.Context, m memory) error {
 		return w.giveUp()
 	}
 	return w.settle(ctx)
+}
+
+// near tells whether the group is about to meet its hard limit, or stands there.
+func (w *watcher) near(m memory) bool {
+	step := reserve(m.line)
+	return m.stopped || m.used() > m.line+int64(1+w.raised)*step-step/2
 }
 
 // settle waits until the use is below the line, or has not fallen for a while: a
