@@ -30,6 +30,9 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
+	if err := s.store.CutSnapshots(ctx, "the server ended while it was being taken"); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
 	known := map[sandbox.ID]bool{}
 	var asked sync.WaitGroup
 	places := make(chan struct{}, adopters)
@@ -94,6 +97,7 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 	close(s.recovered)
 	s.spawn(s.keepPool)
 	s.spawn(s.keepMeter)
+	s.spawn(s.expireSnapshots)
 	return nil
 }
 

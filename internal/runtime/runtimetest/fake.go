@@ -47,6 +47,7 @@ type host struct {
 	snapshots map[sandbox.Ref]*memory
 	captured  map[sandbox.Ref]bool // of the snapshots: by Suspend or Capture
 	kept      map[sandbox.Ref]keptFiles
+	lost      map[sandbox.Ref]bool
 	starts    []runtime.StartRequest
 	prepared  []int
 	busy      map[sandbox.ID]string // the Start, Destroy or Snapshot under way
@@ -85,7 +86,7 @@ var errCrashed = errors.New("the fake driver's daemon is gone")
 // NewFake returns a fake driver on an empty host.
 func NewFake() *Fake {
 	return &Fake{
-		host: &host{sandboxes: map[sandbox.ID]*fakeSandbox{}, snapshots: map[sandbox.Ref]*memory{}, captured: map[sandbox.Ref]bool{}, kept: map[sandbox.Ref]keptFiles{}, busy: map[sandbox.ID]string{}},
+		host: &host{sandboxes: map[sandbox.ID]*fakeSandbox{}, snapshots: map[sandbox.Ref]*memory{}, captured: map[sandbox.Ref]bool{}, lost: map[sandbox.Ref]bool{}, kept: map[sandbox.Ref]keptFiles{}, busy: map[sandbox.ID]string{}},
 		dead: make(chan struct{}),
 	}
 }
@@ -513,6 +514,35 @@ func (f *Fake) Delete(_ context.Context, ref sandbox.Ref) error {
 	defer f.host.mu.Unlock()
 	f.host.forget(ref)
 	return nil
+}
+
+// Open fails for what was spoiled with Lose, as a blob store would; the fake knows
+// every image.
+func (f *Fake) Open(_ context.Context, ref sandbox.Ref) (dir string, release func(), err error) {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if f.host.lost[ref] {
+		return "", nil, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "no artifact "+string(ref))
+	}
+	return "", func() {}, nil
+}
+
+// Verify fails for kept files that are gone.
+func (f *Fake) Verify(_ context.Context, ref sandbox.Ref) error {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if _, ok := f.host.kept[ref]; !ok {
+		return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "no artifact "+string(ref))
+	}
+	return nil
+}
+
+// Lose spoils kept files or an image.
+func (f *Fake) Lose(ref sandbox.Ref) {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	f.host.lost[ref] = true
+	f.host.forget(ref)
 }
 
 // Kept lists the files that were kept, and the memory, and nobody deleted, sorted.
