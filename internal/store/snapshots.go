@@ -235,9 +235,13 @@ func (s *Store) ExpiredSnapshots(ctx context.Context, now time.Time) ([]sandbox.
 }
 
 // CutSnapshots ends what a daemon of this node did not: snapshots that were being
-// taken have failed, and those made for forks are gone.
-func (s *Store) CutSnapshots(ctx context.Context, reason string) error {
-	return s.do(ctx, "end cut snapshots", func(t *tx) error {
+// taken have failed, and those made for forks, which it returns, are gone.
+func (s *Store) CutSnapshots(ctx context.Context, reason string) (gone []sandbox.Snapshot, err error) {
+	gone, err = queryList(ctx, s, "list passing snapshots", scanSnapshot, selectSnapshot+`where node = $1 and passing = $2`, s.cfg.Node, true)
+	if err != nil {
+		return nil, err
+	}
+	return gone, s.do(ctx, "end cut snapshots", func(t *tx) error {
 		if _, err := t.exec(`delete from snapshots where node = $1 and passing = $2`, t.node, true); err != nil {
 			return err
 		}

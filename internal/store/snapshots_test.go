@@ -235,8 +235,12 @@ func TestCutSnapshots(t *testing.T) {
 		a := tenant(t, s, "a")
 		sb := runs(t, s, a)
 		n, done := begin(t, s, sb), taken(t, s, sb, ref(2), ref(3))
-		if err := s.CutSnapshots(t.Context(), "the server ended"); err != nil {
+		passing := sandbox.Snapshot{ID: sandbox.NewName("snap_"), Tenant: a, Sandbox: sb.ID, Passing: true}
+		if _, err := s.AddSnapshot(t.Context(), passing); err != nil {
 			t.Fatal(err)
+		}
+		if gone, err := s.CutSnapshots(t.Context(), "the server ended"); err != nil || len(gone) != 1 || gone[0].ID != passing.ID {
+			t.Fatalf("CutSnapshots = %v, %v; want the one that was made for a fork", gone, err)
 		}
 		if got, err := s.Snapshot(t.Context(), a, n.ID); err != nil || got.Status != sandbox.SnapshotFailed || got.Reason != "the server ended" {
 			t.Errorf("one that was being taken: %+v, %v", got, err)

@@ -166,8 +166,9 @@ type SnapshotStore interface {
 	Snapshots(ctx context.Context, tenant sandbox.TenantID, id sandbox.ID) ([]sandbox.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Snapshot, error)
 	ExpiredSnapshots(ctx context.Context, now time.Time) ([]sandbox.Snapshot, error)
-	// CutSnapshots ends those that a daemon before this one did not.
-	CutSnapshots(ctx context.Context, reason string) error
+	// CutSnapshots ends those that a daemon before this one did not, and returns
+	// those that are gone with it.
+	CutSnapshots(ctx context.Context, reason string) (gone []sandbox.Snapshot, err error)
 	// RoomToFork tells whether one more like sb may live.
 	RoomToFork(ctx context.Context, sb sandbox.Sandbox, limit int) error
 	// Fork admits copies of a snapshot, all or none.

@@ -30,8 +30,12 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	if err := s.store.CutSnapshots(ctx, "the server ended while it was being taken"); err != nil {
+	cut, err := s.store.CutSnapshots(ctx, "the server ended while it was being taken")
+	if err != nil {
 		return fmt.Errorf("recover: %w", err)
+	}
+	for _, n := range cut {
+		s.discard(n.Memory, n.Files)
 	}
 	known := map[sandbox.ID]bool{}
 	var asked sync.WaitGroup
