@@ -12,7 +12,10 @@ type Tenant struct {
 	MaxKeys      int    // 0: no limit
 	// Limits bounds what all its live sandboxes have together; of Disk, what all
 	// that are not destroyed have. Zero fields: no limit.
-	Limits    Resources
+	Limits Resources
+	// MaxSaved bounds the bytes that its snapshots and paused sandboxes take; 0:
+	// no limit.
+	MaxSaved  int64
 	CreatedAt time.Time
 }
 

@@ -72,6 +72,9 @@ const (
 	CodeProcessLimit     = "PROCESS_LIMIT" // event
 	CodeDiskFull         = "DISK_FULL"     // event
 	CodeStateDamaged     = "STATE_DAMAGED" // event
+	CodeMemoryLost       = "MEMORY_LOST"   // event: it was booted with its files
+	CodeSnapshotNotReady = "SNAPSHOT_NOT_READY"
+	CodeSnapshotUnusable = "SNAPSHOT_UNUSABLE"
 )
 
 // Error is a classified error. Message and Details go to the user; the wrapped

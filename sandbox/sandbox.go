@@ -35,7 +35,7 @@ type External struct {
 type BootPath string
 
 const (
-	BootSnapshot BootPath = "snapshot" // restored from its template's memory snapshot
+	BootSnapshot BootPath = "snapshot" // restored from memory: its template's, its own, or its parent's
 	BootPool     BootPath = "pool"     // restored ahead of time, then claimed
 	BootCold     BootPath = "cold"     // started from its root file system
 )
@@ -66,9 +66,14 @@ type Sandbox struct {
 	// Base is the root file system that it started from. What it has written
 	// fits no other.
 	Base Ref
-	// Files is its writable layer as it was when it last stopped; empty: it
-	// never did. They are kept until the next stop or its end.
+	// Files is its writable layer as it was when it last stopped or paused, or in
+	// the snapshot that it is being started from; empty: neither. They are kept
+	// until the next stop or its end.
 	Files Ref
+	// Memory is its memory, and its files once more, while it is paused; empty:
+	// it can only boot. It is given up when it runs again.
+	Memory Ref
+	Saved  int64 // bytes that Memory and Files of a pause with memory take
 	// Ran is how long it ran before StartedAt, in earlier stretches.
 	Ran time.Duration
 

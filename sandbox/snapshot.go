@@ -22,14 +22,18 @@ type Snapshot struct {
 	Status    SnapshotStatus
 	Comment   string
 	Keep      bool   // does not expire
+	Passing   bool   // made for a fork, listed nowhere, and gone with it
 	Reason    string // of a failure
 
-	Spec   Spec // of the sandbox, with its template's revision
-	Base   Ref  // root file system it was started from
-	Memory Ref  // memory and writable layer
-	Files  Ref  // the writable layer alone, for when the memory can't be restored
-	Key    string
-	Size   int64 // bytes it takes on disk
+	// Parent is what copies take over of the sandbox: whose it was, its limits,
+	// tags and metadata.
+	Parent Parent
+	Spec   Spec   // of the sandbox, with its template's revision
+	Base   Ref    // root file system it was started from
+	Memory Ref    // memory and writable layer
+	Files  Ref    // the writable layer alone, for when the memory can't be restored
+	Key    string // the driver's word for what a restore of Memory needs
+	Size   int64  // bytes it takes on disk
 
 	Retention  time.Duration // after the last use; 0: none
 	ExpiresAt  time.Time     // zero: never
@@ -37,6 +41,26 @@ type Snapshot struct {
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
 	Node       string
+}
+
+// Parent is what copies of a sandbox take over, beyond its Spec.
+type Parent struct {
+	Project  string // UUID
+	External External
+	Timeout  time.Duration
+	Idle     time.Duration
+	Persist  bool
+	AlwaysOn bool
+	Tags     []string
+	Metadata map[string]any
+}
+
+// ParentOf returns what copies of sb take over.
+func ParentOf(sb Sandbox) Parent {
+	return Parent{
+		Project: sb.Project, External: sb.External, Timeout: sb.Timeout, Idle: sb.Idle,
+		Persist: sb.Persist, AlwaysOn: sb.AlwaysOn, Tags: sb.Tags, Metadata: sb.Metadata,
+	}
 }
 
 // SnapshotRequest asks for a snapshot.

@@ -42,8 +42,9 @@ type StartRequest struct {
 	Resources sandbox.Resources
 	Image     sandbox.Ref // always set: a snapshot refers to its image's files
 	Snapshot  sandbox.Ref // empty: boot from the image
-	// Files is the writable layer to boot with, kept by [FileKeeper] of a
-	// sandbox with this Image and disk. Not together with Snapshot.
+	// Files is the writable layer to boot with, kept by [FileKeeper] or
+	// [Suspender] of a sandbox with this Image and disk. Not together with
+	// Snapshot.
 	Files sandbox.Ref
 }
 
@@ -87,7 +88,7 @@ type Snapshotter interface {
 }
 
 // FileKeeper is a Driver that can keep the files of a sandbox without its
-// memory, for a later start of the same sandbox.
+// memory, for a later start of the same sandbox or of others.
 type FileKeeper interface {
 	// KeepFiles stores the writable layer of a running sandbox as it is at one
 	// moment, and returns once the blob, which no other sandbox shares, is
@@ -98,6 +99,29 @@ type FileKeeper interface {
 	// Thaw lets a sandbox run on that KeepFiles left standing. A success for
 	// one that runs, [sandbox.NotFound] for an unknown ID.
 	Thaw(ctx context.Context, id sandbox.ID) error
+}
+
+// State is memory and files of a sandbox at one moment. They are two blobs, so
+// that the files come back also where the memory can't be restored any more.
+type State struct {
+	Memory sandbox.Ref // for [StartRequest.Snapshot]
+	Files  sandbox.Ref // for [StartRequest.Files]
+	Key    string      // what a restore of Memory needs, as SnapshotKey has it
+	Size   int64       // bytes both take
+}
+
+// Suspender is a Driver that can keep memory and files of one moment. Both may be
+// started from any number of times, under the same ID or others, with the same
+// Image and disk; nothing of what one such sandbox does is seen by another.
+type Suspender interface {
+	FileKeeper
+	// Suspend is KeepFiles with the memory: the sandbox stands still from the
+	// moment that is saved, and Destroy or Thaw follow. No other sandbox shares
+	// the blobs. After an error it runs on.
+	Suspend(ctx context.Context, id sandbox.ID) (State, error)
+	// Capture is Suspend that leaves the sandbox running: it stands still only
+	// while it is copied, not while the copy becomes durable.
+	Capture(ctx context.Context, id sandbox.ID) (State, error)
 }
 
 // Usage is what a sandbox has used since it started.

@@ -67,9 +67,9 @@ func (s *Store) HasAdminKey(ctx context.Context) (bool, error) {
 
 func (t *tx) addTenant(tn *sandbox.Tenant) error {
 	tn.ID, tn.CreatedAt = cmp.Or(tn.ID, sandbox.TenantID(sandbox.NewName("tnt_"))), rowTime()
-	_, err := t.exec(`insert into tenants (id, slug, name, plan, max_sandboxes, max_keys, max_milli_cpu, max_memory, max_disk, created_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, string(tn.ID), tn.Slug, tn.Name, tn.Plan, tn.MaxSandboxes, tn.MaxKeys,
-		tn.Limits.MilliCPU, tn.Limits.Memory, tn.Limits.Disk, micros(tn.CreatedAt))
+	_, err := t.exec(`insert into tenants (id, slug, name, plan, max_sandboxes, max_keys, max_milli_cpu, max_memory, max_disk, max_saved, created_at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, string(tn.ID), tn.Slug, tn.Name, tn.Plan, tn.MaxSandboxes, tn.MaxKeys,
+		tn.Limits.MilliCPU, tn.Limits.Memory, tn.Limits.Disk, tn.MaxSaved, micros(tn.CreatedAt))
 	if unique(err) {
 		return sandbox.E(sandbox.Conflict, sandbox.CodeConflict, fmt.Sprintf("there is a tenant %q already", tn.Slug))
 	}
@@ -94,12 +94,12 @@ func (s *Store) CreateTenant(ctx context.Context, tn sandbox.Tenant) (sandbox.Te
 	return tn, nil
 }
 
-const selectTenant = `select id, slug, name, plan, max_sandboxes, max_keys, max_milli_cpu, max_memory, max_disk, created_at from tenants `
+const selectTenant = `select id, slug, name, plan, max_sandboxes, max_keys, max_milli_cpu, max_memory, max_disk, max_saved, created_at from tenants `
 
 func scanTenant(row scanner) (tn sandbox.Tenant, err error) {
 	var created int64
 	err = row.Scan(&tn.ID, &tn.Slug, &tn.Name, &tn.Plan, &tn.MaxSandboxes, &tn.MaxKeys,
-		&tn.Limits.MilliCPU, &tn.Limits.Memory, &tn.Limits.Disk, &created)
+		&tn.Limits.MilliCPU, &tn.Limits.Memory, &tn.Limits.Disk, &tn.MaxSaved, &created)
 	tn.CreatedAt = fromMicros(created)
 	return tn, err
 }
@@ -128,8 +128,8 @@ func (s *Store) ChangeTenant(ctx context.Context, id sandbox.TenantID, change fu
 			return err
 		}
 		change(&tn)
-		_, err := t.exec(`update tenants set name = $2, plan = $3, max_sandboxes = $4, max_keys = $5, max_milli_cpu = $6, max_memory = $7, max_disk = $8
-			where id = $1`, string(id), tn.Name, tn.Plan, tn.MaxSandboxes, tn.MaxKeys, tn.Limits.MilliCPU, tn.Limits.Memory, tn.Limits.Disk)
+		_, err := t.exec(`update tenants set name = $2, plan = $3, max_sandboxes = $4, max_keys = $5, max_milli_cpu = $6, max_memory = $7, max_disk = $8, max_saved = $9
+			where id = $1`, string(id), tn.Name, tn.Plan, tn.MaxSandboxes, tn.MaxKeys, tn.Limits.MilliCPU, tn.Limits.Memory, tn.Limits.Disk, tn.MaxSaved)
 		return err
 	})
 	return tn, err
@@ -180,7 +180,7 @@ func (s *Store) DeleteTenant(ctx context.Context, id sandbox.TenantID) error {
 		if live > 0 {
 			return sandbox.E(sandbox.Conflict, sandbox.CodeConflict, fmt.Sprintf("the tenant has %d live sandboxes: destroy them first", live))
 		}
-		for _, table := range []string{"api_keys", "members", "users", "projects", "workspaces", "idempotency", "external_quotas"} {
+		for _, table := range []string{"api_keys", "members", "users", "projects", "workspaces", "idempotency", "external_quotas", "snapshots"} {
 			if _, err := t.exec(`delete from `+table+` where tenant = $1`, string(id)); err != nil {
 				return err
 			}

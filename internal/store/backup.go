@@ -38,7 +38,9 @@ func Artifacts(ctx context.Context, cfg Config) (refs []sandbox.Ref, err error) 
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	rows, err := db.QueryContext(ctx, `select image from templates where image <> '' union select ref from seeds where ref <> ''
-		union select files from sandboxes where files <> '' union select base from sandboxes where files <> '' and base <> ''`)
+		union select files from sandboxes where files <> '' union select memory_ref from sandboxes where memory_ref <> ''
+		union select base from sandboxes where (files <> '' or memory_ref <> '') and base <> ''
+		union select ref from (`+snapshotRefs+`) as refs where ref <> ''`)
 	if err != nil {
 		return nil, fmt.Errorf("list artifacts: %w", err)
 	}

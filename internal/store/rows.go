@@ -15,7 +15,7 @@ var columns = []string{
 	"name", "slug", "template", "revision", "image", "milli_cpu", "memory", "disk", "env",
 	"state", "ready", "reason", "boot_path", "boot", "timeout", "idle", "persist", "always_on", "auto_start",
 	"tags", "metadata", "freed", "created_at", "updated_at", "started_at", "ready_at", "destroyed_at",
-	"base", "files", "ran", "stopped_at", "extended_at", "node",
+	"base", "files", "ran", "stopped_at", "extended_at", "node", "memory_ref", "saved",
 }
 
 var (
@@ -68,6 +68,7 @@ func values(sb sandbox.Sandbox) ([]any, error) {
 		string(tags), string(metadata), sb.Freed,
 		micros(sb.CreatedAt), micros(sb.UpdatedAt), micros(sb.StartedAt), micros(sb.ReadyAt), micros(sb.DestroyedAt),
 		string(sb.Base), string(sb.Files), sb.Ran.Microseconds(), micros(sb.StoppedAt), micros(sb.ExtendedAt), sb.Node,
+		string(sb.Memory), sb.Saved,
 	}, nil
 }
 
@@ -79,7 +80,7 @@ type scanner interface{ Scan(...any) error }
 type rowReader struct {
 	sb                                                                   sandbox.Sandbox
 	id, tenant, state, bootPath                                          string
-	env, tags, metadata, base, files                                     string
+	env, tags, metadata, base, files, memory                             string
 	boot, timeout, idle, created, updated, started, readyAt, destroyedAt int64
 	ran, stopped, extended                                               int64
 	into                                                                 []any
@@ -98,6 +99,7 @@ func newRowReader() *rowReader {
 		&r.tags, &r.metadata, &sb.Freed,
 		&r.created, &r.updated, &r.started, &r.readyAt, &r.destroyedAt,
 		&r.base, &r.files, &r.ran, &r.stopped, &r.extended, &sb.Node,
+		&r.memory, &sb.Saved,
 	}
 	return r
 }
@@ -111,7 +113,7 @@ func (r *rowReader) scan(row scanner) (sandbox.Sandbox, error) {
 	sb := r.sb // its maps and lists are made below, for this row alone
 	sb.ID, sb.Tenant = sandbox.ID(r.id), sandbox.TenantID(r.tenant)
 	sb.State, sb.BootPath = sandbox.State(r.state), sandbox.BootPath(r.bootPath)
-	sb.Base, sb.Files = sandbox.Ref(r.base), sandbox.Ref(r.files)
+	sb.Base, sb.Files, sb.Memory = sandbox.Ref(r.base), sandbox.Ref(r.files), sandbox.Ref(r.memory)
 	for _, j := range []struct {
 		text string
 		into any

@@ -340,14 +340,14 @@ func (s *Store) queryAll(ctx context.Context, query string, args ...any) ([]sand
 
 // MarkFreed notes that the host holds nothing of a sandbox any more, with the
 // last readings of its counters, unless it has ended and its row still names
-// kept files. It changes nothing else that a tenant sees. An unknown ID is a
+// what was kept of it. It changes nothing else that a tenant sees. An unknown ID is a
 // success.
 func (s *Store) MarkFreed(ctx context.Context, id sandbox.ID, last ...sandbox.Reading) error {
 	return s.do(ctx, "mark freed", func(t *tx) error {
 		if err := t.measure(last); err != nil {
 			return err
 		}
-		_, err := t.exec(`update sandboxes set freed = $1 where id = $2 and (files = '' or state not in ($3, $4))`,
+		_, err := t.exec(`update sandboxes set freed = $1 where id = $2 and (files = '' and memory_ref = '' or state not in ($3, $4))`,
 			true, string(id), string(sandbox.Destroyed), string(sandbox.Failed))
 		return err
 	})

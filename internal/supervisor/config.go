@@ -37,6 +37,7 @@ type Config struct {
 	DestroyWait      time.Duration // how long Destroy waits for the host: 5 s
 	AdoptWait        time.Duration // how long Recover waits for slow agents: 1 s
 	MeterEvery       time.Duration // between two readings of what is used: 15 s
+	ExpireEvery      time.Duration // between two looks for snapshots that are too old: 1 min
 
 	Nameservers  []string
 	MaxProcesses uint32 // a sandbox; 0: the agent's default
@@ -65,6 +66,7 @@ func (c Config) withDefaults() Config {
 	or(&c.DestroyWait, 5*time.Second)
 	or(&c.AdoptWait, time.Second)
 	or(&c.MeterEvery, meterEvery)
+	or(&c.ExpireEvery, time.Minute)
 	return c
 }
 
@@ -102,8 +104,13 @@ type Capacity interface {
 	Room(ctx context.Context, need sandbox.Resources) error
 }
 
-// Kept holds what the driver kept of sandboxes that have stopped.
+// Kept holds what the driver kept of sandboxes, and their root file systems.
 type Kept interface {
+	// Open fails for an artifact that is missing or cut off; release comes
+	// after it.
+	Open(ctx context.Context, ref sandbox.Ref) (dir string, release func(), err error)
+	// Verify reads everything back.
+	Verify(ctx context.Context, ref sandbox.Ref) error
 	// Delete removes an artifact; an absent one is a success.
 	Delete(ctx context.Context, ref sandbox.Ref) error
 }
@@ -136,12 +143,38 @@ type Store interface {
 	Edit(ctx context.Context, tenant sandbox.TenantID, id sandbox.ID, change func(*sandbox.Sandbox) error, events ...event.Event) (sandbox.Sandbox, error)
 	// Readmit moves a paused sandbox to Provisioning, within its tenant's limit.
 	Readmit(ctx context.Context, id sandbox.ID, limit int, change func(*sandbox.Sandbox)) (sandbox.Sandbox, error)
+	// RoomToSave is QUOTA_EXCEEDED when a tenant may save nothing more.
+	RoomToSave(ctx context.Context, tenant sandbox.TenantID) error
+	// Referenced tells whether any row names what was kept of a sandbox.
+	Referenced(ctx context.Context, ref sandbox.Ref) (bool, error)
+	SnapshotStore
 	// Row returns a sandbox whosever it is.
 	Row(ctx context.Context, id sandbox.ID) (sandbox.Sandbox, error)
 	// Unfreed lists every sandbox that may hold something on the host.
 	Unfreed(ctx context.Context) ([]sandbox.Sandbox, error)
 	// Warm lists the members of the pool, oldest first.
 	Warm(ctx context.Context) ([]sandbox.Sandbox, error)
+}
+
+// SnapshotStore holds the rows of snapshots, and makes sandboxes of them.
+type SnapshotStore interface {
+	// AddSnapshot begins a snapshot, or makes one of a paused sandbox at once.
+	AddSnapshot(ctx context.Context, n sandbox.Snapshot) (sandbox.Snapshot, error)
+	// EndSnapshot makes it ready, or failed when it has a Reason.
+	EndSnapshot(ctx context.Context, n sandbox.Snapshot) (sandbox.Snapshot, error)
+	Snapshot(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Snapshot, error)
+	Snapshots(ctx context.Context, tenant sandbox.TenantID, id sandbox.ID) ([]sandbox.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Snapshot, error)
+	ExpiredSnapshots(ctx context.Context, now time.Time) ([]sandbox.Snapshot, error)
+	// CutSnapshots ends those that a daemon before this one did not, and returns
+	// those that are gone with it.
+	CutSnapshots(ctx context.Context, reason string) (gone []sandbox.Snapshot, err error)
+	// RoomToFork tells whether one more like sb may live.
+	RoomToFork(ctx context.Context, sb sandbox.Sandbox, limit int) error
+	// Fork admits copies of a snapshot, all or none.
+	Fork(ctx context.Context, tenant sandbox.TenantID, snapshot string, copies []sandbox.Sandbox, limit int) ([]sandbox.Sandbox, error)
+	// Revert pauses a sandbox as it was in a snapshot; old is what it was.
+	Revert(ctx context.Context, id sandbox.ID, from sandbox.State, snapshot string, change func(*sandbox.Sandbox)) (got, old sandbox.Sandbox, err error)
 }
 
 // Templates says what sandboxes start from. NotFound for what there is not.

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -63,6 +64,36 @@ func (m *mortalStore) MarkFreed(ctx context.Context, id sandbox.ID, last ...sand
 	return m.write(func() error { return m.Store.MarkFreed(ctx, id, last...) })
 }
 
+func (m *mortalStore) Readmit(ctx context.Context, id sandbox.ID, limit int, change func(*sandbox.Sandbox)) (got sandbox.Sandbox, err error) {
+	err = m.write(func() error { got, err = m.Store.Readmit(ctx, id, limit, change); return err })
+	return got, err
+}
+
+func (m *mortalStore) AddSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbox.Snapshot, err error) {
+	err = m.write(func() error { got, err = m.Store.AddSnapshot(ctx, n); return err })
+	return got, err
+}
+
+func (m *mortalStore) EndSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbox.Snapshot, err error) {
+	err = m.write(func() error { got, err = m.Store.EndSnapshot(ctx, n); return err })
+	return got, err
+}
+
+func (m *mortalStore) DeleteSnapshot(ctx context.Context, tenant sandbox.TenantID, id string) (got sandbox.Snapshot, err error) {
+	err = m.write(func() error { got, err = m.Store.DeleteSnapshot(ctx, tenant, id); return err })
+	return got, err
+}
+
+func (m *mortalStore) Fork(ctx context.Context, tenant sandbox.TenantID, snapshot string, copies []sandbox.Sandbox, limit int) (got []sandbox.Sandbox, err error) {
+	err = m.write(func() error { got, err = m.Store.Fork(ctx, tenant, snapshot, copies, limit); return err })
+	return got, err
+}
+
+func (m *mortalStore) Revert(ctx context.Context, id sandbox.ID, from sandbox.State, snapshot string, change func(*sandbox.Sandbox)) (got, old sandbox.Sandbox, err error) {
+	err = m.write(func() error { got, old, err = m.Store.Revert(ctx, id, from, snapshot, change); return err })
+	return got, old, err
+}
+
 // TestCrashAtAnyMoment ends the daemon at random moments under load, with
 // nothing said and nothing cleaned up, starts the next one, and looks for what
 // is stuck, leaked or lost. SILICA_CRASH_SEED repeats a run.
@@ -99,6 +130,7 @@ func TestCrashAtAnyMoment(t *testing.T) {
 
 			m.fake = m.fake.Reopen()
 			m.openDB()
+			m.sweep()
 			m.up()
 			m.check(book)
 			t.Logf("round %d: load %v, restart and check %v", round, loaded.Sub(begin), time.Since(loaded))
@@ -130,6 +162,8 @@ func slowly(seed uint64) runtimetest.Knobs {
 	return runtimetest.Knobs{
 		Start:   func(ctx context.Context, _ driver.StartRequest) error { return nap(ctx) },
 		Destroy: func(ctx context.Context, _ sandbox.ID) error { return nap(ctx) },
+		Keep:    func(ctx context.Context, _ sandbox.ID) error { return nap(ctx) },
+		Capture: func(ctx context.Context, _ sandbox.ID) error { return nap(ctx) },
 	}
 }
 
@@ -138,6 +172,14 @@ type ledger struct {
 	mu        sync.Mutex
 	created   map[sandbox.ID]sandbox.Caller
 	destroyed map[sandbox.ID]bool
+}
+
+func (l *ledger) note(c sandbox.Caller, list ...sandbox.Sandbox) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, sb := range list {
+		l.created[sb.ID] = c
+	}
 }
 
 func (l *ledger) some(rnd *rand.Rand, c sandbox.Caller) (id sandbox.ID) {
@@ -151,7 +193,48 @@ func (l *ledger) some(rnd *rand.Rand, c sandbox.Caller) (id sandbox.ID) {
 	return ""
 }
 
-// load creates and destroys until the daemon ends.
+// change does one thing to a sandbox that others may have changed at the same time;
+// false says that the daemon has ended.
+func (m *machine) change(book *ledger, rnd *rand.Rand, c sandbox.Caller, id sandbox.ID) bool {
+	var err error
+	switch rnd.IntN(5) {
+	case 0:
+		_, err = m.Pause(m.ctx, c, string(id))
+	case 1:
+		_, err = m.Start(m.ctx, c, string(id))
+	case 2:
+		var n sandbox.Snapshot
+		if n, err = m.TakeSnapshot(m.ctx, c, string(id), sandbox.SnapshotRequest{}); err == nil && rnd.IntN(2) == 0 {
+			_, err = m.DeleteSnapshot(m.ctx, c, n.ID)
+		}
+	case 3:
+		var copies []sandbox.Sandbox
+		copies, err = m.Fork(m.ctx, c, string(id), sandbox.ForkRequest{Count: 1 + rnd.IntN(2)})
+		book.note(c, copies...)
+	case 4:
+		var list []sandbox.Snapshot
+		if list, err = m.Snapshots(m.ctx, c, string(id)); err == nil && len(list) > 0 {
+			_, err = m.Restore(m.ctx, c, string(id), list[0].ID)
+		}
+	}
+	return err == nil || isKind(err, sandbox.Conflict) || isKind(err, sandbox.NotFound)
+}
+
+// sweep deletes what no row names, as every start of a server does.
+func (m *machine) sweep() {
+	m.t.Helper()
+	named, err := m.db.Kept(m.ctx)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, ref := range m.fake.Kept() {
+		if !slices.Contains(named, ref) {
+			_ = m.fake.Delete(m.ctx, ref)
+		}
+	}
+}
+
+// load creates, destroys and changes sandboxes until the daemon ends.
 func (m *machine) load(book *ledger, rnd *rand.Rand) {
 	if err := m.Recover(m.ctx); err != nil {
 		return // it ended that early
@@ -162,14 +245,16 @@ func (m *machine) load(book *ledger, rnd *rand.Rand) {
 		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 2))
 		wg.Go(func() {
 			for {
-				if rnd.IntN(2) == 0 {
-					sb, err := m.Create(m.ctx, c, sandbox.CreateRequest{})
+				if rnd.IntN(3) == 0 {
+					sb, err := m.Create(m.ctx, c, sandbox.CreateRequest{Timeout: time.Hour})
 					if err != nil {
 						return
 					}
-					book.mu.Lock()
-					book.created[sb.ID] = c
-					book.mu.Unlock()
+					book.note(c, sb)
+				} else if id := book.some(rnd, c); id != "" && rnd.IntN(2) == 0 {
+					if !m.change(book, rnd, c, id) {
+						return
+					}
 				} else if id := book.some(rnd, c); id != "" {
 					if _, err := m.Destroy(m.ctx, c, string(id)); err != nil {
 						return
@@ -207,6 +292,12 @@ func (m *machine) check(book *ledger) {
 		if book.destroyed[id] {
 			want = sandbox.Destroyed
 		}
+		if sb.State == sandbox.Paused && !book.destroyed[id] {
+			if sb, err = m.Start(m.ctx, c, string(id)); err != nil {
+				m.t.Errorf("%s is paused and does not start: %v", id, err)
+				continue
+			}
+		}
 		// A destroy that was cut off may have happened without being told.
 		if sb.State != want && sb.State != sandbox.Destroyed {
 			m.t.Errorf("%s is %s (%s), want %s", id, sb.State, sb.Reason, want)
@@ -217,6 +308,28 @@ func (m *machine) check(book *ledger) {
 			}
 		}
 	}
+	m.eventually("what rows name is there, and nothing else", func() bool {
+		named, err := m.db.Kept(m.ctx)
+		kept := m.fake.Kept()
+		for _, ref := range kept {
+			if !slices.Contains(named, ref) {
+				return false
+			}
+		}
+		for _, c := range []sandbox.Caller{m.a, m.b} {
+			list, lerr := m.Snapshots(m.ctx, c, "")
+			for _, n := range list {
+				if n.Status == sandbox.SnapshotReady && (!slices.Contains(kept, n.Files) || n.Memory != "" && !slices.Contains(kept, n.Memory)) {
+					m.t.Errorf("the snapshot %s lacks its artifacts", n.ID)
+				}
+				if n.Status != sandbox.SnapshotReady && n.Status != sandbox.SnapshotFailed {
+					m.t.Errorf("the snapshot %s is %s", n.ID, n.Status)
+				}
+			}
+			err = errors.Join(err, lerr)
+		}
+		return err == nil
+	})
 	m.eventually("the host holds exactly what rows say", func() bool {
 		var want []sandbox.ID
 		rows, err := m.db.Unfreed(m.ctx)

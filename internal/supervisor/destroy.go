@@ -17,6 +17,10 @@ const (
 	reasonIdle    = "idle"    // it was not used for too long
 	reasonStopped = "stopped" // by its user
 	reasonDrained = "drained" // the operator emptied the machine
+
+	// Of paused ones, beside these.
+	reasonPaused   = "paused"   // by its user, with its memory
+	reasonRestored = "restored" // from a snapshot, and about to run
 )
 
 // hostTimeout bounds one attempt to free a sandbox on the host.
@@ -48,7 +52,7 @@ func (s *Supervisor) bury(ctx context.Context, tenant sandbox.TenantID, id, reas
 		}
 		got, err := s.store.Move(ctx, sb.ID, sb.State, sandbox.Destroyed, func(sb *sandbox.Sandbox) {
 			sb.Ready, sb.DestroyedAt = false, now()
-			if sb.Files != "" {
+			if sb.Files != "" || sb.Memory != "" {
 				sb.Freed = false // until they are deleted
 			}
 			if reason != "" {
@@ -176,27 +180,26 @@ func (s *Supervisor) free(u *unit) {
 	})
 }
 
-// discardEnded deletes the kept files of a sandbox at its end, again and again
-// until it is done: its row names them until then.
+// discardEnded deletes what was kept of a sandbox at its end, unless others have it,
+// too. The row lets go of it first: of two that end at once, one would see the
+// other's name otherwise. What a crash leaves between is swept at the next start.
 func (s *Supervisor) discardEnded(u *unit) {
-	if s.kept == nil {
-		return
-	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, time.Minute) {
 		row, err := s.store.Row(s.life, u.id)
-		if err == nil && (row.Files == "" || row.State != sandbox.Destroyed && row.State != sandbox.Failed) {
+		if err == nil && (row.Files == "" && row.Memory == "" || row.State != sandbox.Destroyed && row.State != sandbox.Failed) {
 			return
 		}
 		if err == nil {
-			err = s.kept.Delete(s.life, row.Files)
+			_, err = s.store.Update(s.life, u.id, row.State, func(sb *sandbox.Sandbox) { sb.Files, sb.Memory, sb.Saved = "", "", 0 })
 		}
 		if err == nil {
-			_, err = s.store.Update(s.life, u.id, row.State, func(sb *sandbox.Sandbox) { sb.Files = "" })
-		}
-		if err == nil || isKind(err, sandbox.NotFound) || s.life.Err() != nil {
+			s.discard(row.Files, row.Memory)
 			return
 		}
-		s.log.Warn("kept files could not be deleted; trying again", "sandbox", u.id, "wait", wait, "err", err)
+		if isKind(err, sandbox.NotFound) || s.life.Err() != nil {
+			return
+		}
+		s.log.Warn("what was kept of a sandbox could not be given up; trying again", "sandbox", u.id, "wait", wait, "err", err)
 		if !pause(s.life, wait) {
 			return
 		}

@@ -30,6 +30,13 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
+	cut, err := s.store.CutSnapshots(ctx, "the server ended while it was being taken")
+	if err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	for _, n := range cut {
+		s.discard(n.Memory, n.Files)
+	}
 	known := map[sandbox.ID]bool{}
 	var asked sync.WaitGroup
 	places := make(chan struct{}, adopters)
@@ -94,6 +101,7 @@ func (s *Supervisor) Recover(ctx context.Context) error {
 	close(s.recovered)
 	s.spawn(s.keepPool)
 	s.spawn(s.keepMeter)
+	s.spawn(s.expireSnapshots)
 	return nil
 }
 

@@ -93,9 +93,9 @@ func (s *Supervisor) Restart(ctx context.Context, c sandbox.Caller, id string) (
 	return s.Start(ctx, c, string(sb.ID))
 }
 
-// halt pauses a running sandbox without its memory: the files are kept and
-// durable before the row says so, and the host lets go after that. Until the
-// row has moved everything can be undone by letting the sandbox run on, which
+// halt pauses a running sandbox, with its memory unless the reason is to stop: what
+// is kept is durable before the row says so, and the host lets go after that. Until
+// the row has moved everything can be undone by letting the sandbox run on, which
 // is what a restart of the daemon does. ctx ends only the waiting for others.
 func (s *Supervisor) halt(ctx context.Context, tenant sandbox.TenantID, id sandbox.ID, reason string) (sandbox.Sandbox, error) {
 	keeper, ok := s.driver.(driver.FileKeeper)
@@ -132,12 +132,16 @@ func (s *Supervisor) keep(u *unit, keeper driver.FileKeeper, tenant sandbox.Tena
 	if sb.Base == "" {
 		return sb, errCantKeep.Because(errors.New("the row does not say what it was started from"))
 	}
-	u.refuse(errStopping)
+	if withMemory(reason) {
+		u.refuse(errPausing)
+	} else {
+		u.refuse(errStopping)
+	}
 	ctx, cancel := context.WithTimeoutCause(u.life, keepTimeout,
-		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "its files could not be kept in time: it runs on"))
+		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "it could not be saved in time: it runs on"))
 	defer cancel()
 	began := time.Now()
-	ref, err := keeper.KeepFiles(ctx, u.id)
+	st, err := s.save(ctx, keeper, sb, reason)
 	if err != nil {
 		u.refuse(nil)
 		if sandbox.HasCode(err, sandbox.CodeHostFull) {
@@ -146,27 +150,26 @@ func (s *Supervisor) keep(u *unit, keeper driver.FileKeeper, tenant sandbox.Tena
 		if u.life.Err() == nil {
 			s.record(s.life, sb, sandbox.AsError(err).Code, "it could not be stopped: "+sandbox.AsError(err).Message)
 		}
-		return sb, fmt.Errorf("keep the files of %s: %w", u.id, err)
+		return sb, fmt.Errorf("save %s: %w", u.id, err)
 	}
 	var got sandbox.Sandbox
 	err = s.persist(u.life, "paused", func() (err error) {
 		got, err = s.store.Move(u.life, u.id, sandbox.Running, sandbox.Paused, func(sb *sandbox.Sandbox) {
-			sb.Ready, sb.Freed, sb.Files, sb.StoppedAt, sb.Reason = false, false, ref, now(), reason
+			sb.Ready, sb.Freed, sb.StoppedAt, sb.Reason = false, false, now(), reason
+			sb.Files, sb.Memory, sb.Saved = st.Files, st.Memory, st.Size
 		})
 		return err
 	})
 	if err != nil {
-		got, err = s.pausedAfterAll(u, ref, err)
+		got, err = s.pausedAfterAll(u, st.Files, err)
 	}
 	if err != nil {
-		s.undoKeep(u, keeper, ref)
+		s.undoKeep(u, keeper, st)
 		return sb, fmt.Errorf("note that %s is paused: %w", u.id, err)
 	}
-	s.log.Info("a sandbox was stopped and its files kept", "sandbox", u.id, "reason", reason, "took", time.Since(began))
+	s.log.Info("a sandbox was paused", "sandbox", u.id, "reason", reason, "memory", st.Memory != "", "bytes", st.Size, "took", time.Since(began))
 	u.end(errPaused)
-	if sb.Files != ref {
-		s.discard(sb.Files)
-	}
+	s.discard(sb.Files, sb.Memory)
 	return got, nil
 }
 
@@ -185,26 +188,31 @@ func (s *Supervisor) pausedAfterAll(u *unit, ref sandbox.Ref, err error) (row sa
 }
 
 // undoKeep lets a sandbox run on whose row did not move.
-func (s *Supervisor) undoKeep(u *unit, keeper driver.FileKeeper, ref sandbox.Ref) {
+func (s *Supervisor) undoKeep(u *unit, keeper driver.FileKeeper, st driver.State) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.life), hostTimeout)
 	defer cancel()
 	if err := keeper.Thaw(ctx, u.id); err != nil && u.life.Err() == nil {
 		s.log.Error("a sandbox that could not be stopped stands still", "sandbox", u.id, "err", err)
 	}
-	if row, err := s.store.Row(ctx, u.id); err == nil && row.Files != ref {
-		s.discard(ref) // or the row names it after all, or the next start sweeps it
-	}
+	s.discard(st.Files, st.Memory) // unless the row names them after all
 	u.refuse(nil)
 }
 
-// discard deletes kept files that no row names. What a failure leaves is swept
-// at the next start.
-func (s *Supervisor) discard(ref sandbox.Ref) {
-	if ref == "" || s.kept == nil {
-		return
-	}
-	if err := s.kept.Delete(context.WithoutCancel(s.life), ref); err != nil {
-		s.log.Warn("kept files could not be deleted", "ref", ref, "err", err)
+// discard deletes artifacts that no row names any more. What a failure leaves is
+// swept at the next start.
+func (s *Supervisor) discard(refs ...sandbox.Ref) {
+	ctx := context.WithoutCancel(s.life)
+	for _, ref := range refs {
+		if ref == "" || s.kept == nil {
+			continue
+		}
+		named, err := s.store.Referenced(ctx, ref)
+		if err == nil && !named {
+			err = s.kept.Delete(ctx, ref)
+		}
+		if err != nil {
+			s.log.Warn("what was kept could not be deleted", "ref", ref, "err", err)
+		}
 	}
 }
 
@@ -224,8 +232,9 @@ func (s *Supervisor) awaitGone(ctx context.Context, id sandbox.ID) {
 	}
 }
 
-// Start boots a paused sandbox with its files, and answers as Create does. One
-// that runs, or is about to, is a success.
+// Start brings a paused sandbox to run, from its memory where that was kept and
+// can be restored, or else by booting it with its files. It answers as Create
+// does. One that runs, or is about to, is a success.
 func (s *Supervisor) Start(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
 	if err := s.open(); err != nil {
 		return sandbox.Sandbox{}, err
@@ -270,7 +279,7 @@ func (s *Supervisor) Start(ctx context.Context, c sandbox.Caller, id string) (sa
 // started waits as Create does, and makes an error of a start that failed.
 func (s *Supervisor) started(ctx context.Context, sb sandbox.Sandbox) (sandbox.Sandbox, error) {
 	got, err := s.await(ctx, sb)
-	if err == nil && got.State == sandbox.Paused && got.Reason != reasonStopped {
+	if err == nil && got.State == sandbox.Paused && !asked(got.Reason) {
 		return sandbox.Sandbox{}, sandbox.E(sandbox.Unavailable, sandbox.CodeStartFailed, got.Reason)
 	}
 	return got, err
@@ -317,7 +326,7 @@ func (s *Supervisor) ownUnit(ctx context.Context, id sandbox.ID) (*unit, error) 
 // wake brings a sandbox with kept files from its row to Running. One that can't
 // be started is paused again: its files are not lost.
 func (s *Supervisor) wake(u *unit, sb sandbox.Sandbox) {
-	ctx, cancel := context.WithTimeoutCause(u.life, s.cfg.StartTimeout+s.cfg.InitTimeout,
+	ctx, cancel := context.WithTimeoutCause(u.life, 2*(s.cfg.StartTimeout+s.cfg.InitTimeout), // from memory, and cold
 		sandbox.E(sandbox.Timeout, sandbox.CodeTimeout, "it did not start in time"))
 	defer cancel()
 	if err := s.boot(ctx, u, sb); err != nil {
@@ -335,19 +344,15 @@ func (s *Supervisor) boot(ctx context.Context, u *unit, sb sandbox.Sandbox) erro
 		return err
 	}
 	defer u.give()
-	leave, err := s.starts.enter(ctx)
+	path, lost, err := s.raise(ctx, u, sb, t)
 	if err != nil {
 		return err
 	}
-	u.births++
-	u.hangUp()
-	err = s.startOnce(ctx, driver.StartRequest{ID: u.id, Resources: sb.Spec.Resources, Image: sb.Base, Files: sb.Files})
-	leave()
-	if err != nil {
-		return err
-	}
-	if err := s.init(ctx, u, sb, t); err != nil {
-		return err
+	first := sb.StartedAt.IsZero() // a copy, which starts from what is another's
+	var events []event.Event
+	if lost != nil {
+		events = append(events, event.Event{Type: event.Error, Data: map[string]any{"code": sandbox.CodeMemoryLost,
+			"message": "its memory could not be restored: it was booted with its files"}})
 	}
 	var got sandbox.Sandbox
 	err = s.persist(ctx, "running", func() (err error) {
@@ -355,8 +360,12 @@ func (s *Supervisor) boot(ctx context.Context, u *unit, sb sandbox.Sandbox) erro
 			at := now()
 			sb.Ran = sb.Runtime(at)
 			sb.StartedAt, sb.ReadyAt, sb.StoppedAt, sb.ExtendedAt = at, at, time.Time{}, time.Time{}
-			sb.Ready, sb.BootPath, sb.Boot = true, sandbox.BootCold, time.Since(asked)
-		})
+			sb.Ready, sb.BootPath, sb.Boot = true, path, time.Since(asked)
+			sb.Memory, sb.Saved = "", 0
+			if first {
+				sb.Files, sb.Boot = "", at.Sub(sb.CreatedAt)
+			}
+		}, events...)
 		return err
 	})
 	if err != nil {
@@ -364,13 +373,64 @@ func (s *Supervisor) boot(ctx context.Context, u *unit, sb sandbox.Sandbox) erro
 	}
 	s.attend(u, got)
 	s.beginMeter(u, true)
+	s.discard(sb.Memory)
+	if first {
+		s.observer.Started(got.BootPath, got.Boot)
+		s.discard(sb.Files)
+	}
 	return nil
+}
+
+// raise starts a sandbox from what was kept of it, and gives it its identity.
+// lost says why it was not from memory although there was some. The caller holds
+// the unit's host token.
+func (s *Supervisor) raise(ctx context.Context, u *unit, sb sandbox.Sandbox, t sandbox.Template) (path sandbox.BootPath, lost, err error) {
+	leave, err := s.starts.enter(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	defer leave()
+	u.births++
+	u.hangUp()
+	req := driver.StartRequest{ID: u.id, Resources: sb.Spec.Resources, Image: sb.Base}
+	if sb.Memory != "" {
+		req.Snapshot = sb.Memory
+		err := s.startOnce(ctx, req)
+		if err != nil && !errors.Is(err, driver.ErrSnapshotUnusable) {
+			return "", nil, err
+		}
+		if err == nil {
+			if lost = s.init(ctx, u, sb, t); lost == nil {
+				return sandbox.BootSnapshot, nil, nil
+			}
+			if ctx.Err() != nil {
+				return "", nil, lost
+			}
+			u.hangUp()
+			if err := s.driver.Destroy(ctx, u.id); err != nil {
+				return "", nil, fmt.Errorf("end what does not answer: %w", err)
+			}
+		} else {
+			lost = err
+		}
+		s.observer.RestoreFailed()
+		s.log.Warn("memory can't be restored: booting with the files", "sandbox", u.id, "memory", sb.Memory, "files", sb.Files, "err", lost)
+	}
+	req.Snapshot, req.Files = "", sb.Files
+	if err := s.startOnce(ctx, req); err != nil {
+		return "", nil, err
+	}
+	return sandbox.BootCold, lost, s.init(ctx, u, sb, t)
 }
 
 // bootFailed pauses a sandbox again that could not be started with its files,
 // unless it was destroyed meanwhile or the supervisor closes.
 func (s *Supervisor) bootFailed(u *unit, sb sandbox.Sandbox, err error) {
 	if s.life.Err() != nil || u.life.Err() != nil {
+		return
+	}
+	if sb.StartedAt.IsZero() { // a copy: what it was to start from is its parent's
+		s.startFailed(s.life, u, sb, err)
 		return
 	}
 	s.log.Error("a sandbox did not start with its files", "sandbox", sb.ID, "files", sb.Files, "err", err)

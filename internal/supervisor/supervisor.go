@@ -133,46 +133,29 @@ func (s *Supervisor) List(ctx context.Context, c sandbox.Caller, f sandbox.Filte
 	return s.store.List(ctx, f)
 }
 
-// Guest admits work on a running sandbox. The returned context ends with ctx,
-// or with a classified cause when the sandbox ends; the client is shared and
-// must not be closed.
+// Guest admits work on a running sandbox, and wakes one that is paused if it is
+// such that use wakes it. The returned context ends with ctx, or with a
+// classified cause when the sandbox ends; the client is shared and must not be
+// closed.
 func (s *Supervisor) Guest(ctx context.Context, c sandbox.Caller, id string) (context.Context, *guest.Client, sandbox.Sandbox, error) {
-	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
-	if err != nil {
-		return nil, nil, sandbox.Sandbox{}, err
-	}
-	if sb.State == sandbox.Paused {
-		return nil, nil, sandbox.Sandbox{}, errPaused.With("state", sb.State)
-	}
-	if sb.State != sandbox.Running {
-		return nil, nil, sandbox.Sandbox{}, errNotRunning.With("state", sb.State)
-	}
-	u := s.lookup(sb.ID)
-	if u == nil {
-		return nil, nil, sandbox.Sandbox{}, s.absent()
-	}
-	// A member that was just claimed is running, and gets its identity in
-	// these milliseconds; one that outlived the daemon is yet to be adopted.
-	if !u.usable() {
-		wait, cancel := context.WithTimeout(ctx, s.cfg.CreateWait)
-		defer cancel()
-		select {
-		case <-u.ready:
-		case <-u.life.Done():
-		case <-wait.Done():
-			return nil, nil, sandbox.Sandbox{}, errNotRunning.With("state", sb.State)
+	waking, cancel := context.WithTimeoutCause(ctx, s.cfg.StartTimeout, errWaking)
+	defer cancel()
+	for {
+		sb, err := s.store.Sandbox(ctx, c.Tenant, id)
+		if err != nil {
+			return nil, nil, sandbox.Sandbox{}, err
+		}
+		if sb, err = s.awake(waking, c, sb); err != nil {
+			return nil, nil, sandbox.Sandbox{}, err
+		}
+		e, err := s.letIn(ctx, sb)
+		if err == nil {
+			return e.bound, e.unit.agent(s.driver), sb, nil
+		}
+		if !again(err, sb) || !pause(waking, 5*time.Millisecond) {
+			return nil, nil, sandbox.Sandbox{}, err
 		}
 	}
-	if err := context.Cause(u.life); err != nil {
-		return nil, nil, sandbox.Sandbox{}, err
-	}
-	if err := u.enter(); err != nil {
-		return nil, nil, sandbox.Sandbox{}, err
-	}
-	bound, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(u.life, func() { cancel(context.Cause(u.life)) })
-	context.AfterFunc(bound, func() { stop(); s.used(u) })
-	return bound, u.agent(s.driver), sb, nil
 }
 
 // absent says why a running row has no unit.

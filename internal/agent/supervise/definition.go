@@ -163,7 +163,7 @@ func (s *Supervisor) Load(logs []journal.Loaded) {
 
 // read returns the definitions there are. A file that can't be read is set aside.
 func (s *Supervisor) read() []Definition {
-	if s.loaded {
+	if s.loaded || len(s.services) > 0 { // what is restored with its memory knows better than its files
 		return nil
 	}
 	// Users can put anything there, also what blocks whoever opens it.

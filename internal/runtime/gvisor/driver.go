@@ -53,7 +53,7 @@ type Network struct {
 }
 
 // Driver runs sandboxes in gVisor. It implements [runtime.Driver],
-// [runtime.Snapshotter], [runtime.FileKeeper], [runtime.Meter] and [runtime.Pooler].
+// [runtime.Snapshotter], [runtime.Suspender], [runtime.Meter] and [runtime.Pooler].
 type Driver struct {
 	cfg     Config
 	log     *slog.Logger
@@ -74,7 +74,7 @@ type Driver struct {
 var (
 	_ runtime.Driver      = (*Driver)(nil)
 	_ runtime.Snapshotter = (*Driver)(nil)
-	_ runtime.FileKeeper  = (*Driver)(nil)
+	_ runtime.Suspender   = (*Driver)(nil)
 	_ runtime.Meter       = (*Driver)(nil)
 	_ runtime.Pooler      = (*Driver)(nil)
 )
@@ -255,6 +255,9 @@ func (d *Driver) Start(ctx context.Context, req runtime.StartRequest) error {
 			return fmt.Errorf("start %s: %w", req.ID, err)
 		}
 		defer release()
+		if on, err = d.restorer(ctx, dir, req.Image); err != nil {
+			return fmt.Errorf("start %s: %w", req.ID, err)
+		}
 		wreq.Snapshot = dir
 	}
 	if req.Files != "" {
@@ -309,9 +312,7 @@ func (d *Driver) snapshotDir(ctx context.Context, ref sandbox.Ref) (dir string, 
 			}
 			return "", nil, errors.Join(runtime.ErrSnapshotUnusable, err)
 		}
-		d.mu.Lock()
-		d.verified[ref] = true
-		d.mu.Unlock()
+		d.trust(ref)
 	}
 	dir, release, err = d.cfg.Blobs.Open(ctx, ref)
 	if err != nil {

@@ -2,7 +2,6 @@ package gvisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -20,9 +19,10 @@ const keptName = "silica.json"
 
 // keptNote is its content.
 type keptNote struct {
-	Sandbox sandbox.ID
+	Sandbox sandbox.ID  // of which they were saved
 	Image   sandbox.Ref // what the files were written over
-	Format  string      // an engine reads its own only
+	Format  string      // of files: an engine reads its own only
+	Version string      // of the engine: it restores memory of its own only
 	Engine  string      // ID of one that does
 	Name    string      // makes every keep another blob: deleting one deletes no other
 }
@@ -61,13 +61,8 @@ func (d *Driver) keepFiles(ctx context.Context, l *live) (_ sandbox.Ref, err err
 	if err := l.engine.call(ctx, wire.PathKeep, wire.KeepRequest{ID: l.id, Dir: dir}, nil, false); err != nil {
 		return "", errors.Join(hostFull(dir, err), os.RemoveAll(dir))
 	}
-	note, err := json.Marshal(keptNote{
-		Sandbox: l.id, Image: found.Image, Format: l.engine.files, Engine: l.engine.id, Name: sandbox.NewName("kept_"),
-	})
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, keptName), note, 0o644)
-	}
-	if err != nil {
+	note := keptNote{Sandbox: l.id, Image: found.Image, Format: l.engine.files, Engine: l.engine.id, Version: l.engine.version}
+	if _, err := sign(dir, note); err != nil {
 		return "", errors.Join(hostFull(dir, err), os.RemoveAll(dir))
 	}
 	return d.cfg.Blobs.Put(ctx, dir)
@@ -114,16 +109,12 @@ func (d *Driver) keptFiles(ctx context.Context, req runtime.StartRequest) (_ kep
 			unpin()
 		}
 	}()
-	data, err := os.ReadFile(filepath.Join(dir, keptName))
+	note, err := readNote(dir)
 	if err != nil {
-		return kept{}, nil, fmt.Errorf("open kept files: %w", err)
-	}
-	var note keptNote
-	if err := json.Unmarshal(data, &note); err != nil {
 		return kept{}, nil, fmt.Errorf("kept files %s: %w", req.Files, err)
 	}
-	if note.Sandbox != req.ID || note.Image != req.Image {
-		return kept{}, nil, fmt.Errorf("kept files %s are of %s over %s, not of %s over %s", req.Files, note.Sandbox, note.Image, req.ID, req.Image)
+	if note.Image != req.Image {
+		return kept{}, nil, fmt.Errorf("kept files %s are over %s, not over %s", req.Files, note.Image, req.Image)
 	}
 	if note.Format == d.current.files {
 		return kept{dir, d.current}, unpin, nil

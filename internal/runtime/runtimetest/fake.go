@@ -35,7 +35,9 @@ type Knobs struct {
 	Destroy  func(ctx context.Context, id sandbox.ID) error
 	Dial     func(ctx context.Context, id sandbox.ID) error
 	Snapshot func(ctx context.Context, id sandbox.ID) error
-	Keep     func(ctx context.Context, id sandbox.ID) error
+	Keep     func(ctx context.Context, id sandbox.ID) error // of Suspend, too
+	Capture  func(ctx context.Context, id sandbox.ID) error
+	Kept     func() // after a save is durable, before anybody is told
 }
 
 // host is what outlives a driver.
@@ -43,7 +45,9 @@ type host struct {
 	mu        sync.Mutex
 	sandboxes map[sandbox.ID]*fakeSandbox
 	snapshots map[sandbox.Ref]*memory
+	captured  map[sandbox.Ref]bool // of the snapshots: by Suspend or Capture
 	kept      map[sandbox.Ref]keptFiles
+	lost      map[sandbox.Ref]bool
 	starts    []runtime.StartRequest
 	prepared  []int
 	busy      map[sandbox.ID]string // the Start, Destroy or Snapshot under way
@@ -82,7 +86,7 @@ var errCrashed = errors.New("the fake driver's daemon is gone")
 // NewFake returns a fake driver on an empty host.
 func NewFake() *Fake {
 	return &Fake{
-		host: &host{sandboxes: map[sandbox.ID]*fakeSandbox{}, snapshots: map[sandbox.Ref]*memory{}, kept: map[sandbox.Ref]keptFiles{}, busy: map[sandbox.ID]string{}},
+		host: &host{sandboxes: map[sandbox.ID]*fakeSandbox{}, snapshots: map[sandbox.Ref]*memory{}, captured: map[sandbox.Ref]bool{}, lost: map[sandbox.Ref]bool{}, kept: map[sandbox.Ref]keptFiles{}, busy: map[sandbox.ID]string{}},
 		dead: make(chan struct{}),
 	}
 }
@@ -408,24 +412,80 @@ type keptFiles struct {
 // KeepFiles implements [runtime.FileKeeper].
 func (f *Fake) KeepFiles(ctx context.Context, id sandbox.ID) (sandbox.Ref, error) {
 	defer f.host.enter(id, "KeepFiles")()
-	if err := f.call(ctx, func(ctx context.Context) error {
-		if k := f.knob().Keep; k != nil {
-			return k(ctx, id)
-		}
-		return nil
-	}); err != nil {
+	st, err := f.save(ctx, id, f.knob().Keep, true)
+	if err != nil {
 		return "", fmt.Errorf("keep the files of %s: %w", id, err)
 	}
 	f.host.mu.Lock()
 	defer f.host.mu.Unlock()
-	s, ok := f.host.sandboxes[id]
-	if !ok || s.agent == nil {
-		return "", notFound(id)
+	f.host.forget(st.Memory)
+	return st.Files, nil
+}
+
+// Suspend implements [runtime.Suspender].
+func (f *Fake) Suspend(ctx context.Context, id sandbox.ID) (runtime.State, error) {
+	defer f.host.enter(id, "Suspend")()
+	st, err := f.save(ctx, id, f.knob().Keep, true)
+	if err != nil {
+		return runtime.State{}, fmt.Errorf("suspend %s: %w", id, err)
 	}
-	s.frozen = true
-	ref := sandbox.Ref(fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(sandbox.NewName("kept")))))
-	f.host.kept[ref] = keptFiles{s.image, s.agent.memory.clone()}
-	return ref, nil
+	return st, nil
+}
+
+// Capture implements [runtime.Suspender].
+func (f *Fake) Capture(ctx context.Context, id sandbox.ID) (runtime.State, error) {
+	defer f.host.enter(id, "Capture")()
+	st, err := f.save(ctx, id, f.knob().Capture, false)
+	if err != nil {
+		return runtime.State{}, fmt.Errorf("capture %s: %w", id, err)
+	}
+	return st, nil
+}
+
+// fakeSize is what every saved state is said to take.
+const fakeSize = 10 * sandbox.MiB
+
+func (f *Fake) save(ctx context.Context, id sandbox.ID, knob func(context.Context, sandbox.ID) error, stand bool) (runtime.State, error) {
+	if err := f.call(ctx, func(ctx context.Context) error {
+		if knob != nil {
+			return knob(ctx, id)
+		}
+		return nil
+	}); err != nil {
+		return runtime.State{}, err
+	}
+	st, err := f.host.save(id, stand)
+	if told := f.knob().Kept; err == nil && told != nil {
+		told()
+	}
+	if f.crashed() {
+		return runtime.State{}, errCrashed
+	}
+	return st, err
+}
+
+func (h *host) save(id sandbox.ID, stand bool) (runtime.State, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s, ok := h.sandboxes[id]
+	if !ok || s.agent == nil {
+		return runtime.State{}, notFound(id)
+	}
+	s.frozen = stand
+	ref := func(of string) sandbox.Ref {
+		return sandbox.Ref(fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(sandbox.NewName(of)))))
+	}
+	st := runtime.State{Memory: ref("memory"), Files: ref("files"), Key: "fake", Size: fakeSize}
+	h.snapshots[st.Memory], h.captured[st.Memory] = s.agent.memory.clone(), true
+	h.kept[st.Files] = keptFiles{s.image, s.agent.memory.clone()}
+	return st, nil
+}
+
+// forget removes an artifact. The caller holds the lock.
+func (h *host) forget(ref sandbox.Ref) {
+	delete(h.kept, ref)
+	delete(h.snapshots, ref)
+	delete(h.captured, ref)
 }
 
 // Thaw implements [runtime.FileKeeper].
@@ -448,19 +508,59 @@ func (f *Fake) Frozen(id sandbox.ID) bool {
 	return ok && s.frozen
 }
 
-// Delete removes kept files, as a blob store would.
+// Delete removes what was kept, as a blob store would.
 func (f *Fake) Delete(_ context.Context, ref sandbox.Ref) error {
 	f.host.mu.Lock()
 	defer f.host.mu.Unlock()
-	delete(f.host.kept, ref)
+	f.host.forget(ref)
 	return nil
 }
 
-// Kept lists what KeepFiles stored and nobody deleted, sorted.
+// Open fails for what was spoiled with Lose, as a blob store would; the fake knows
+// every image.
+func (f *Fake) Open(_ context.Context, ref sandbox.Ref) (dir string, release func(), err error) {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if f.host.lost[ref] {
+		return "", nil, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "no artifact "+string(ref))
+	}
+	return "", func() {}, nil
+}
+
+// Verify fails for kept files that are gone.
+func (f *Fake) Verify(_ context.Context, ref sandbox.Ref) error {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	if _, ok := f.host.kept[ref]; !ok {
+		return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "no artifact "+string(ref))
+	}
+	return nil
+}
+
+// Lose spoils kept files or an image.
+func (f *Fake) Lose(ref sandbox.Ref) {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	f.host.lost[ref] = true
+	f.host.forget(ref)
+}
+
+// Kept lists the files that were kept, and the memory, and nobody deleted, sorted.
 func (f *Fake) Kept() []sandbox.Ref {
 	f.host.mu.Lock()
 	defer f.host.mu.Unlock()
-	return slices.Sorted(maps.Keys(f.host.kept))
+	return slices.Sorted(func(yield func(sandbox.Ref) bool) {
+		for ref := range f.host.kept {
+			if !yield(ref) {
+				return
+			}
+		}
+		for ref := range f.host.captured {
+			if !yield(ref) {
+				return
+			}
+		}
+	})
 }
 
 // SnapshotKey implements [runtime.Snapshotter]: the fake fixes the disk's size.
@@ -506,7 +606,7 @@ func Image(name string) sandbox.Ref {
 var (
 	_ runtime.Driver      = (*Fake)(nil)
 	_ runtime.Snapshotter = (*Fake)(nil)
-	_ runtime.FileKeeper  = (*Fake)(nil)
+	_ runtime.Suspender   = (*Fake)(nil)
 	_ runtime.Meter       = (*Fake)(nil)
 	_ runtime.Pooler      = (*Fake)(nil)
 )

@@ -63,6 +63,10 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 		{"kept files come back in a cold start", keepsFiles},
 		{"a sandbox whose files were kept stands still until it is thawed", thaws},
 		{"keeping the files of what isn't there fails", keepsNothing},
+		{"a suspended sandbox goes on where it stood", suspends},
+		{"a capture leaves its sandbox running, and copies start from it", captures},
+		{"the files come back when the memory can't be restored", filesWithoutMemory},
+		{"a suspended sandbox stands still until it is thawed", thawsSuspended},
 		{"measures use", meters},
 		{"prepared slots are no sandboxes", prepares},
 	}

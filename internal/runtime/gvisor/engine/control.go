@@ -102,9 +102,8 @@ func (s *sentry) checkpoint(dir string) error {
 	return nil
 }
 
-// saveFiles writes the root's writable layer, as it is at one moment, to an
-// empty folder, and leaves the sandbox standing still: a stopped kernel answers
-// nothing and acknowledges no write. It runs on after an error.
+// saveFiles writes the root's writable layer to an empty folder. The kernel itself
+// holds every process meanwhile.
 //
 // What is saved is gVisor's file system checkpoint. Its tar of the layer was
 // found unusable: making and reading it takes each file, and reading it all
@@ -121,15 +120,25 @@ func (s *sentry) saveFiles(dir string) error {
 		return err
 	}
 	defer conn.Close()
-	if err := s.proc.signal(unix.SIGCONT); err != nil { // an earlier one may have left it still
-		return fmt.Errorf("let it run for the save: %w", err)
-	}
-	// The kernel itself holds every process while it saves.
 	if err := conn.Call(boot.ContMgrFSSave, &boot.FSSaveArgs{FilePayload: urpc.FilePayload{Files: files}}, nil); err != nil {
 		return fmt.Errorf("save files: %w", err)
 	}
-	if err := s.proc.signal(unix.SIGSTOP); err != nil {
-		return fmt.Errorf("hold still: %w", err)
+	return nil
+}
+
+// pause has the kernel hold every process; resume lets them go. Two pauses need
+// two resumes, and a resume too many ends the kernel.
+func (s *sentry) pause() error  { return s.command(boot.ContMgrPause) }
+func (s *sentry) resume() error { return s.command(boot.ContMgrResume) }
+
+func (s *sentry) command(method string) error {
+	conn, err := s.connect()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.Call(method, nil, nil); err != nil {
+		return fmt.Errorf("%s: %w", method, err)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
+	"silica.dev/silica/internal/runtime/gvisor/wire"
 	"silica.dev/silica/sandbox"
 )
 
@@ -27,11 +28,40 @@ const (
 	maxOrphans = 4 << 20
 	// killWithin bounds the wait for a sandbox's agent to end all else.
 	killWithin = 5 * time.Second
+	// heldFor is how long an agent may be silent before it is taken for held.
+	heldFor = 5 * time.Second
 )
 
 // Keep saves the files of a running sandbox to an empty folder. The sandbox
 // stands still from then on, until Thaw or Destroy; after an error it runs on.
 func (e *Engine) Keep(ctx context.Context, id sandbox.ID, dir string) error {
+	err := e.saving(ctx, id, true, func(ctx context.Context, s *slot) error { return e.keep(ctx, s, dir) })
+	if err != nil {
+		return fmt.Errorf("keep the files of %s: %w", id, err)
+	}
+	return nil
+}
+
+// Save saves memory and files of a running sandbox, as they are at one moment, to
+// two empty folders. It stands still from then on if that is asked for; after an
+// error it runs on.
+func (e *Engine) Save(ctx context.Context, req wire.SaveRequest) error {
+	err := e.saving(ctx, req.ID, req.Stand, func(_ context.Context, s *slot) error {
+		if err := s.sentry.saveFiles(req.Files); err != nil {
+			return err
+		}
+		return s.sentry.checkpoint(req.Memory)
+	})
+	if err != nil {
+		return fmt.Errorf("save %s: %w", req.ID, err)
+	}
+	return nil
+}
+
+// saving holds a running sandbox while save does its work, and lets it go after
+// that unless it is to stand still: then it is stopped as a whole, so that it
+// acknowledges nothing that is not saved.
+func (e *Engine) saving(ctx context.Context, id sandbox.ID, stand bool, save func(context.Context, *slot) error) error {
 	s, err := e.find(id)
 	if err != nil {
 		return err
@@ -41,21 +71,86 @@ func (e *Engine) Keep(ctx context.Context, id sandbox.ID, dir string) error {
 	}
 	done := make(chan error, 1)
 	e.work.Go(func() {
-		err := e.keep(ctx, s, dir)
-		if err != nil || ctx.Err() != nil { // or nobody will know that it stands still
-			err = errors.Join(err, context.Cause(ctx), s.sentry.proc.signal(unix.SIGCONT))
+		err := s.hold()
+		if err == nil {
+			err = save(ctx, s)
+		}
+		if err == nil && stand {
+			err = s.sentry.proc.signal(unix.SIGSTOP)
+		}
+		if err != nil || !stand || ctx.Err() != nil { // or nobody will know that it stands still
+			err = errors.Join(err, context.Cause(ctx), s.letGo(e.ctx))
 		}
 		done <- err
 	})
 	select {
 	case err = <-done:
+		return err
 	case <-ctx.Done():
-		err = context.Cause(ctx) // the save ends by itself; the folder is the caller's
+		return context.Cause(ctx) // the save ends by itself; the folder is the caller's
 	}
-	if err != nil {
-		return fmt.Errorf("keep the files of %s: %w", id, err)
+}
+
+// hold has the kernel hold every process. One that stands still already is woken
+// for it as far as its kernel.
+func (s *slot) hold() error {
+	s.holding.Lock()
+	defer s.holding.Unlock()
+	if err := s.sentry.proc.signal(unix.SIGCONT); err != nil {
+		return fmt.Errorf("let it run for the save: %w", err)
 	}
+	if s.held {
+		return nil
+	}
+	if s.record().Held { // by an engine that is gone, or maybe not
+		return sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the sandbox stands still: thaw it first")
+	}
+	if err := s.update(func(r *record) { r.Held = true }); err != nil {
+		return err
+	}
+	if err := s.sentry.pause(); err != nil {
+		return err
+	}
+	s.held = true
 	return nil
+}
+
+// letGo lets a sandbox run on, whoever held it. Of one that an engine held which
+// is gone nobody knows whether its kernel was told; a resume too many would end
+// it, so its agent is asked first.
+func (s *slot) letGo(ctx context.Context) error {
+	s.holding.Lock()
+	defer s.holding.Unlock()
+	if err := s.sentry.proc.signal(unix.SIGCONT); err != nil {
+		return err
+	}
+	if !s.record().Held || s.ended() {
+		return nil
+	}
+	if s.held || !answers(ctx, s.record().Address) {
+		if err := s.sentry.resume(); err != nil && !s.ended() {
+			return err
+		}
+		s.held = false
+	}
+	return s.update(func(r *record) { r.Held = false })
+}
+
+// answers tells whether an agent does anything at all.
+func answers(ctx context.Context, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, heldFor)
+	defer cancel()
+	agent := agentAt(address)
+	defer agent.Close()
+	_, err := agent.Metrics(ctx)
+	return err == nil
+}
+
+func agentAt(address string) *guest.Client {
+	return guest.NewClient(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp4", net.JoinHostPort(address, strconv.Itoa(int(guest.Port))))
+	})
 }
 
 // keep saves, and once more without processes when these hold deleted files open:
@@ -69,7 +164,7 @@ func (e *Engine) keep(ctx context.Context, s *slot, dir string) error {
 		return err
 	}
 	e.cfg.Log.Info("deleted files are still open: ending what holds them", "sandbox", s.record().ID, "bytes", n)
-	if err := s.sentry.proc.signal(unix.SIGCONT); err != nil {
+	if err := s.letGo(ctx); err != nil {
 		return err
 	}
 	if err := endProcesses(ctx, s.record().Address); err != nil {
@@ -80,6 +175,9 @@ func (e *Engine) keep(ctx context.Context, s *slot, dir string) error {
 			return err
 		}
 	}
+	if err := s.hold(); err != nil {
+		return err
+	}
 	return s.sentry.saveFiles(dir)
 }
 
@@ -87,10 +185,7 @@ func (e *Engine) keep(ctx context.Context, s *slot, dir string) error {
 func endProcesses(ctx context.Context, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, killWithin)
 	defer cancel()
-	agent := guest.NewClient(func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp4", net.JoinHostPort(address, strconv.Itoa(int(guest.Port))))
-	})
+	agent := agentAt(address)
 	defer agent.Close()
 	for _, err := range agent.Start(ctx, &guestpb.StartRequest{Args: []string{"/bin/sh", "-c", "kill -KILL -1"}, TimeoutMs: killWithin.Milliseconds()}) {
 		if err != nil {
@@ -139,8 +234,8 @@ func orphans(dir string) (int64, error) {
 	}
 }
 
-// Thaw lets a sandbox run on that Keep left standing.
-func (e *Engine) Thaw(id sandbox.ID) error {
+// Thaw lets a sandbox run on that Keep or Save left standing.
+func (e *Engine) Thaw(ctx context.Context, id sandbox.ID) error {
 	s, err := e.find(id)
 	if err != nil {
 		return err
@@ -148,5 +243,5 @@ func (e *Engine) Thaw(id sandbox.ID) error {
 	if s.sentry == nil {
 		return nil // it has ended
 	}
-	return s.sentry.proc.signal(unix.SIGCONT)
+	return s.letGo(ctx)
 }

@@ -42,6 +42,10 @@ type record struct {
 	StartTime uint64 `json:",omitempty"`
 	Boot      string
 
+	// Held is set before the kernel is told to hold its processes, and cleared
+	// after it was told to let them go.
+	Held bool `json:",omitempty"`
+
 	Exit *runtime.Exit `json:",omitempty"` // set when the sandbox ended by itself
 }
 

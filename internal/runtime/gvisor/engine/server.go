@@ -39,7 +39,12 @@ func (e *Engine) Handler(shutdown func()) http.Handler {
 	handle(mux, wire.PathKeep, func(ctx context.Context, r wire.KeepRequest) (struct{}, error) {
 		return struct{}{}, e.Keep(ctx, r.ID, r.Dir)
 	})
-	handle(mux, wire.PathThaw, func(_ context.Context, r wire.IDRequest) (struct{}, error) { return struct{}{}, e.Thaw(r.ID) })
+	handle(mux, wire.PathSave, func(ctx context.Context, r wire.SaveRequest) (struct{}, error) {
+		return struct{}{}, e.Save(ctx, r)
+	})
+	handle(mux, wire.PathThaw, func(ctx context.Context, r wire.IDRequest) (struct{}, error) {
+		return struct{}{}, e.Thaw(ctx, r.ID)
+	})
 	handle(mux, wire.PathPrepare, func(_ context.Context, r wire.PrepareRequest) (struct{}, error) {
 		e.Prepare(r)
 		return struct{}{}, nil

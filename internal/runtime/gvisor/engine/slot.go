@@ -57,6 +57,10 @@ type slot struct {
 
 	mu  sync.Mutex
 	rec record
+
+	// holding is locked while the kernel is told to hold or let go its processes.
+	holding sync.Mutex
+	held    bool // this engine told it to hold them
 }
 
 // name is the slot's name in cgroups and in gVisor.

@@ -22,6 +22,7 @@ const (
 	PathSnapshot = "/snapshot"
 	PathKeep     = "/keep"
 	PathThaw     = "/thaw"
+	PathSave     = "/save"
 	PathUsage    = "/usage"
 	PathPrepare  = "/prepare"
 	PathShutdown = "/shutdown"
@@ -83,6 +84,15 @@ type SnapshotRequest struct {
 type KeepRequest struct {
 	ID  sandbox.ID
 	Dir string
+}
+
+// SaveRequest asks for memory and writable layer of one moment, each in an
+// existing empty folder.
+type SaveRequest struct {
+	ID     sandbox.ID
+	Memory string
+	Files  string
+	Stand  bool // stand still afterwards
 }
 
 // PrepareRequest is what [runtime.Pooler] asks for.
