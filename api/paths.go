@@ -26,6 +26,8 @@ const (
 	PathCredits      = "/credits"
 	PathAudit        = "/audit"
 	PathCompute      = "/compute"
+	PathSnapshots    = "/snapshots"
+	PathStorage      = "/storage"
 
 	PathHealth  = "/healthz"
 	PathReady   = "/readyz"
@@ -52,4 +54,13 @@ func SandboxPath(id string, rest ...string) string {
 // FilePath returns the path, below Base, from which file is downloaded.
 func FilePath(id, file string) string {
 	return SandboxPath(id, "files", url.PathEscape(strings.TrimPrefix(file, "/")))
+}
+
+// SnapshotPath returns the path, below Base, of a snapshot or of something of it.
+func SnapshotPath(id string, rest ...string) string {
+	p := PathSnapshots + "/" + url.PathEscape(id)
+	for _, r := range rest {
+		p += "/" + r
+	}
+	return p
 }

@@ -61,7 +61,7 @@ func subject(r *http.Request, rec *response) string {
 		return rec.made
 	}
 	var names []string
-	for _, name := range []string{"id", "user_id", "external_user_id", "name"} {
+	for _, name := range []string{"id", "sid", "user_id", "external_user_id", "name"} {
 		if v := param(r, name); v != "" {
 			names = append(names, v)
 		}

@@ -13,16 +13,24 @@ import (
 // computers. What lies below one and is answered alike is mounted by
 // [asComputer].
 func (s *Server) computerRoutes() []route {
-	change := func(do func(Sandboxes, context.Context, sandbox.Caller, string) (sandbox.Sandbox, error)) handler {
+	answer := func(do func(context.Context, sandbox.Caller, string) (sandbox.Sandbox, error)) handler {
 		return func(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
 			// Once asked for, it is done whether or not the client stays.
-			sb, err := do(s.deps.Sandboxes, context.WithoutCancel(r.Context()), c, param(r, "id"))
+			sb, err := do(context.WithoutCancel(r.Context()), c, param(r, "id"))
 			if err != nil {
 				return err
 			}
 			writeOne(w, http.StatusOK, wireComputer(sb))
 			return nil
 		}
+	}
+	change := func(do func(Sandboxes, context.Context, sandbox.Caller, string) (sandbox.Sandbox, error)) handler {
+		return answer(func(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+			return do(s.deps.Sandboxes, ctx, c, id)
+		})
+	}
+	pause := func(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+		return s.deps.Snapshots.Pause(ctx, c, id)
 	}
 	return []route{
 		{"POST", v1 + "/computers", sandboxesWrite, counted, s.createComputer},
@@ -32,6 +40,8 @@ func (s *Server) computerRoutes() []route {
 		{"DELETE", computer, sandboxesWrite, counted, s.deleteComputer},
 		{"POST", computer + "/start", sandboxesWrite, counted, change(Sandboxes.Start)},
 		{"POST", computer + "/stop", sandboxesWrite, counted, change(Sandboxes.Stop)},
+		{"POST", computer + "/pause", sandboxesWrite, counted, answer(pause)},
+		{"POST", computer + "/resume", sandboxesWrite, counted, change(Sandboxes.Start)},
 		{"POST", computer + "/restart", sandboxesWrite, counted, change(Sandboxes.Restart)},
 	}
 }

@@ -50,24 +50,27 @@ func (s *Server) parseCreate(r *http.Request) (sandbox.CreateRequest, error) {
 	}
 	req.Persist = persist
 
+	req.Idempotency = f.idempotency(r, req)
+	return req, f.err
+}
+
+// idempotency reads the key of a request that asks for req.
+func (f *fields) idempotency(r *http.Request, req any) sandbox.Idempotency {
 	key := r.Header.Get(api.HeaderIdempotencyKey)
 	if len(key) > maxIdempotent {
 		f.reject(api.HeaderIdempotencyKey, "must not be longer than %d bytes", maxIdempotent)
 	}
-	if f.err != nil {
-		return req, f.err
+	if key == "" || f.err != nil {
+		return sandbox.Idempotency{}
 	}
-	if key != "" {
-		req.Idempotency = sandbox.Idempotency{Key: key, Digest: digest(req)}
-	}
-	return req, nil
+	return sandbox.Idempotency{Key: key, Digest: digest(req)}
 }
 
 // digest names what a request asks for, however it was spelled.
-func digest(req sandbox.CreateRequest) [32]byte {
+func digest(req any) [32]byte {
 	raw, err := json.Marshal(req) // sorts the keys of maps
 	if err != nil {
-		panic("create request can't be encoded: " + err.Error())
+		panic("request can't be encoded: " + err.Error())
 	}
 	return sha256.Sum256(raw)
 }

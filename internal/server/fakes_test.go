@@ -48,6 +48,12 @@ type world struct {
 	cuts      int  // how often the log broke
 	ports     map[uint16]string
 
+	snapshots    []*sandbox.Snapshot // newest first
+	newSnapshots sandbox.SnapshotStatus
+	snapped      []sandbox.SnapshotRequest
+	forked       []sandbox.ForkRequest
+	restored     [][2]string // sandbox and snapshot
+
 	callers    map[string]sandbox.Caller // by secret
 	tickets    map[string]string         // keys by ticket
 	onAccounts func()
@@ -56,7 +62,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	return &world{agent: newFakeAgent(t), changed: make(chan struct{}), boxes: map[sandbox.ID]*sandbox.Sandbox{}, byKey: map[string]sandbox.ID{},
-		callers: firstCallers(), tickets: map[string]string{}, onAccounts: func() {}, rows: newRows(t)}
+		callers: firstCallers(), tickets: map[string]string{}, onAccounts: func() {}, rows: newRows(t), newSnapshots: sandbox.SnapshotReady}
 }
 
 // emptyRows is a database with its tables and the tenants, users and default
@@ -987,7 +993,7 @@ func serveWorld(t *testing.T, cfg Config) (*world, *Server, string) {
 func serveWorldWith(t *testing.T, cfg Config, change func(*Deps)) (*world, *Server, string) {
 	t.Helper()
 	w := newWorld(t)
-	deps := Deps{Sandboxes: w, Events: w, Accounts: w, Templates: w, Directory: w.rows, Books: w.rows, Audit: w.rows}
+	deps := Deps{Sandboxes: w, Snapshots: w, Events: w, Accounts: w, Templates: w, Directory: w.rows, Books: w.rows, Audit: w.rows}
 	change(&deps)
 	s := New(cfg, deps)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -13,9 +13,9 @@ import (
 // lifeRoutes are what changes a sandbox's life. None stops half way when the
 // client leaves.
 func (s *Server) lifeRoutes() []route {
-	change := func(do func(Sandboxes, context.Context, sandbox.Caller, string) (sandbox.Sandbox, error)) handler {
+	answer := func(do func(context.Context, sandbox.Caller, string) (sandbox.Sandbox, error)) handler {
 		return func(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
-			sb, err := do(s.deps.Sandboxes, context.WithoutCancel(r.Context()), c, param(r, "id"))
+			sb, err := do(context.WithoutCancel(r.Context()), c, param(r, "id"))
 			if err != nil {
 				return err
 			}
@@ -23,12 +23,21 @@ func (s *Server) lifeRoutes() []route {
 			return nil
 		}
 	}
+	change := func(do func(Sandboxes, context.Context, sandbox.Caller, string) (sandbox.Sandbox, error)) handler {
+		return answer(func(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+			return do(s.deps.Sandboxes, ctx, c, id)
+		})
+	}
+	pause := func(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
+		return s.deps.Snapshots.Pause(ctx, c, id)
+	}
 	return []route{
 		{"PATCH", sbx, sandboxesWrite, counted, s.updateSandbox},
 		{"POST", sbx + "/extend", sandboxesWrite, counted, s.extendSandbox},
 		{"POST", sbx + "/stop", sandboxesWrite, counted, change(Sandboxes.Stop)},
 		{"POST", sbx + "/start", sandboxesWrite, counted, change(Sandboxes.Start)},
 		{"POST", sbx + "/resume", sandboxesWrite, counted, change(Sandboxes.Start)}, // the only word of public clients for it
+		{"POST", sbx + "/pause", sandboxesWrite, counted, answer(pause)},
 		{"POST", sbx + "/restart", sandboxesWrite, counted, change(Sandboxes.Restart)},
 	}
 }

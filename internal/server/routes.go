@@ -80,6 +80,7 @@ func (s *Server) routes() []route {
 		s.operationRoutes(),
 		s.sandboxRoutes(),
 		s.lifeRoutes(),
+		asComputer(s.snapshotRoutes()),
 		asComputer(s.execRoutes()),
 		asComputer(s.socketRoutes()),
 		asComputer(s.fileRoutes()),
@@ -101,6 +102,7 @@ const (
 	v1       = api.Base
 	sbx      = api.Base + "/sandboxes/{id}"
 	computer = api.Base + "/computers/{id}"
+	snapshot = api.Base + "/snapshots/{sid}"
 )
 
 // asComputer serves every route of a section that lies below a sandbox below

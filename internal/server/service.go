@@ -29,9 +29,9 @@ type Sandboxes interface {
 	// Extend has the hard limit count anew; timeout 0 leaves it as long as it is.
 	Extend(ctx context.Context, c sandbox.Caller, id string, timeout time.Duration) (sandbox.Sandbox, error)
 	// Stop destroys a sandbox, or pauses a persistent one with its files kept.
-	// Start boots a paused one with its files and answers as Create does.
-	// Restart is both, whether or not the sandbox is persistent. What is so
-	// already is a success.
+	// Start brings a paused one back and answers as Create does: with its files, and
+	// from memory where that was kept. Restart is both, whether or not the sandbox
+	// is persistent. What is so already is a success.
 	Stop(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
 	Start(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
 	Restart(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
@@ -54,6 +54,24 @@ type Sandboxes interface {
 	// pauses those whose files are to be kept,
 	// until ctx ends; left counts what the host still holds then.
 	Drain(ctx context.Context, grace time.Duration) (destroyed, left int, err error)
+}
+
+// Snapshots keeps memory and files of sandboxes, and makes sandboxes of them. An
+// id of another tenant and one that never was give the same sandbox.NotFound.
+type Snapshots interface {
+	// Pause stores memory and files of a sandbox and frees the host's memory; one
+	// paused already is a success. [Sandboxes.Start] resumes it.
+	Pause(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error)
+	TakeSnapshot(ctx context.Context, c sandbox.Caller, id string, req sandbox.SnapshotRequest) (sandbox.Snapshot, error)
+	// Snapshots lists those of a sandbox, be it destroyed, or with an empty id all
+	// of the tenant; newest first.
+	Snapshots(ctx context.Context, c sandbox.Caller, id string) ([]sandbox.Snapshot, error)
+	Snapshot(ctx context.Context, c sandbox.Caller, snapshotID string) (sandbox.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, c sandbox.Caller, snapshotID string) (sandbox.Snapshot, error)
+	// Restore has a sandbox go on from a snapshot; it keeps id, slug and name.
+	Restore(ctx context.Context, c sandbox.Caller, id, snapshotID string) (sandbox.Sandbox, error)
+	// Fork makes copies of a sandbox, or of req.Snapshot: id may be empty then.
+	Fork(ctx context.Context, c sandbox.Caller, id string, req sandbox.ForkRequest) ([]sandbox.Sandbox, error)
 }
 
 // Events is the log of what happened.

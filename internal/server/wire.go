@@ -45,7 +45,8 @@ func wireSandbox(r *http.Request, sb sandbox.Sandbox, now time.Time) api.Sandbox
 	}
 	a.TimeoutRemainingMS = timeoutRemaining(sb, now)
 	if sb.State == sandbox.Paused {
-		a.Memory = new(bool) // what was in memory is never kept
+		kept := sb.Memory != ""
+		a.Memory = &kept
 	}
 	if sb.State == sandbox.Destroyed {
 		ran := seconds(sb.Runtime(now))
