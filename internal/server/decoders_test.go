@@ -216,6 +216,19 @@ type goError struct {
 
 func (e goError) ok() bool { return e.Message != "" && e.Code == "NOT_FOUND" }
 
+type goSnapshot struct {
+	ID        string    `json:"id"`
+	SandboxID string    `json:"sandbox_id"`
+	Status    string    `json:"status"`
+	Comment   string    `json:"comment"`
+	Keep      bool      `json:"keep"`
+	Retention int       `json:"retention_seconds"`
+	ExpiresAt time.Time `json:"expires_at"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+func (s goSnapshot) ok() bool { return s.ID != "" && s.Status == "ready" && !s.CreatedAt.IsZero() }
+
 type texts map[string]any
 
 func (t texts) ok() bool { return len(t) > 0 }
@@ -307,6 +320,11 @@ func TestPublicDecoders(t *testing.T) {
 		{"§9.9 usage/summary: flat", "GET", "/usage/summary", "", "", into[goSummary]},
 		{"§6.6 catalogue", "GET", "/compute/catalog", "", cli, into[wrapped[texts]]},
 		{"§6.6 templates: data array", "GET", "/templates", "", "", into[listOf[goNamed]]},
+		{"§9.2 snapshot: data (GO, CLI)", "POST", sbx + "/snapshots", `{"comment":"c"}`, cli, into[wrapped[goSnapshot]]},
+		{"§9.2 snapshots: data", "GET", sbx + "/snapshots", "", "", into[listOf[goSnapshot]]},
+		{"§9.2 computers snapshot: data", "POST", computer + "/snapshots", `{"comment":"c"}`, "", into[wrapped[goSnapshot]]},
+		{"§3.3 fork: either (GO)", "POST", sbx + "/fork", `{}`, "", into[either[goSandbox]]},
+		{"§1 fork: flat (GO, old), §12.4", "POST", sbx + "/fork", `{}`, "miosa-go/2.0.2", into[goComputer]},
 		{"§12.6 error: top-level message", "GET", "/sandboxes/nope", "", "", into[goError]},
 	} {
 		a := request(t, c.method, base+"/api/v1"+c.path, c.body, "User-Agent", c.agent)
