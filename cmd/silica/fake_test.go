@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"silica.dev/silica/api"
@@ -18,6 +19,7 @@ func (f *fakeServer) inside(w http.ResponseWriter, r *http.Request, route string
 	process := api.Process{PID: "42", SandboxID: fakeID, Kind: "process", Command: "sleep\n1", Status: api.ProcessFailed, ExitCode: &code, StartedAt: time.Now()}
 	service := api.Service{Name: "web", Command: "serve", Status: "running", Restart: "always", RestartCount: 2}
 	sandbox := api.Sandbox{ID: fakeID, State: api.StateRunning, Ready: true, CreatedAt: time.Now()}
+	snap := api.Snapshot{ID: "snap_1", SandboxID: fakeID, Status: api.SnapshotCreating, SizeBytes: 3 << 20, Memory: true, CreatedAt: time.Now()}
 	var body map[string]any
 	if r.Header.Get("Content-Type") == "application/json" {
 		_ = json.NewDecoder(r.Body).Decode(&body)
@@ -36,6 +38,28 @@ func (f *fakeServer) inside(w http.ResponseWriter, r *http.Request, route string
 		left := int64(body["timeout_sec"].(float64)) * 1000
 		sandbox.TimeoutRemainingMS = &left
 		answer(http.StatusOK, sandbox)
+	case "POST /pause":
+		kept := true
+		sandbox.State, sandbox.Ready, sandbox.Memory = api.StatePaused, false, &kept
+		answer(http.StatusOK, sandbox)
+	case "POST /snapshots":
+		snap.Comment, _ = body["comment"].(string)
+		if n, ok := body["expiration_seconds"].(float64); ok {
+			snap.Comment += fmt.Sprintf(" for %g s", n)
+		}
+		answer(http.StatusCreated, snap)
+	case "GET /snapshots/snap_1/events":
+		fmt.Fprint(w, "event: ready\ndata: {\"type\":\"ready\",\"status\":\"ready\"}\n\n")
+	case "GET " + api.Base + api.PathSnapshots:
+		snap.Status, snap.Comment = api.SnapshotReady, "of "+r.URL.Query().Get("sandbox_id")
+		answer(http.StatusOK, api.List[api.Snapshot]{Data: []api.Snapshot{snap}})
+	case "GET " + api.Base + api.PathSnapshots + "/snap_1", "DELETE " + api.Base + api.PathSnapshots + "/snap_1":
+		snap.Status = api.SnapshotReady
+		answer(http.StatusOK, snap)
+	case "POST " + api.Base + api.PathSnapshots + "/snap_1/restore":
+		answer(http.StatusOK, sandbox)
+	case "POST /fork", "POST " + api.Base + api.PathSnapshots + "/snap_1/fork":
+		answer(http.StatusCreated, api.List[api.Sandbox]{Data: slices.Repeat([]api.Sandbox{sandbox}, int(body["count"].(float64)))})
 	case "POST /stop", "POST /start", "POST /restart":
 		answer(http.StatusOK, sandbox)
 	case "GET /readiness/stream":

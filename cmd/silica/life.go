@@ -123,13 +123,7 @@ func newSandboxStop(t *terminal) *cobra.Command {
 }
 
 func newSandboxStart(t *terminal) *cobra.Command {
-	return newMove(t, "start", "Boot paused sandboxes with their files",
-		func(ctx context.Context, c *client.Client, id string) (*api.Sandbox, error) {
-			if _, err := c.Start(ctx, id); err != nil {
-				return nil, err
-			}
-			return c.WaitUntilReady(ctx, id)
-		})
+	return newMove(t, "start", "Bring paused sandboxes back: from memory, or booted with their files", bringBack)
 }
 
 func newSandboxRestart(t *terminal) *cobra.Command {

@@ -21,6 +21,7 @@ func newSandbox(t *terminal) *cobra.Command {
 	g.Aliases = []string{"sandboxes", "sbx"}
 	under(g, "life", "Life:", newSandboxCreate(t), newSandboxLs(t), newSandboxGet(t), newSandboxUpdate(t), newSandboxTags(t), newSandboxExtend(t),
 		newSandboxWait(t), newSandboxStop(t), newSandboxStart(t), newSandboxRestart(t), newSandboxRm(t))
+	under(g, "keep", "Keep and branch:", newSandboxPause(t), newSandboxResume(t), newSnapshot(t), newSandboxFork(t))
 	under(g, "work", "Work in one:", newSandboxExec(t), newSandboxShell(t), newSandboxTerminals(t), newSandboxRun(t), newSandboxPs(t),
 		newProcess(t), newService(t), newEnv(t), newSandboxForward(t))
 	under(g, "files", "Files:", newSandboxCp(t), newFiles(t))
@@ -137,6 +138,9 @@ func describe(w io.Writer, sb api.Sandbox) {
 	}
 	if sb.TimeoutRemainingMS != nil {
 		rows = append(rows, [2]string{"remaining", (time.Duration(*sb.TimeoutRemainingMS) * time.Millisecond).Round(time.Second).String()})
+	}
+	if sb.Memory != nil {
+		rows = append(rows, [2]string{"keeps", map[bool]string{true: "memory and files", false: "files"}[*sb.Memory]})
 	}
 	rows = append(rows, [2]string{"destroyed", when(sb.DestroyedAt)})
 	fields(w, rows)
