@@ -1,0 +1,348 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What "go test ./e2e -run TestReliability -args" may choose; "make reliability"
+// does.
+var (
+	reliabilityFor    = flag.Duration("reliability.for", 60*time.Second, "how long the load lasts")
+	reliabilitySeed   = flag.Uint64("reliability.seed", 0, "seed of what is done; 0: another one each time")
+	reliabilityReport = flag.String("reliability.report", "", "write a report to this file")
+)
+
+const (
+	reliabilityTenants = 2
+	reliabilityClients = 3 // of each
+	dataSize           = "size=3g"
+)
+
+// "random operations by many clients with a model beside them (sandboxes hold known
+// files and counters), `kill -9` of the daemon and of sentries at random, disk-full
+// windows; afterwards: no acknowledged write lost, one owner per sandbox, no stuck
+// state, no leak, events complete and in order."
+func TestReliability(t *testing.T) {
+	seed := *reliabilitySeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d: again with -args -reliability.seed=%d", seed, seed)
+	srv := reliabilityServer(t)
+	k := &campaign{srv: srv, began: time.Now(), seed: seed, done: map[string]int{}, up: gate{open: make(chan struct{})}}
+	k.up.unlock()
+
+	ctx, end := context.WithTimeout(t.Context(), *reliabilityFor)
+	defer end()
+	var working sync.WaitGroup
+	client := 0
+	for range reliabilityTenants {
+		c := srv.tenant(t)
+		for range reliabilityClients {
+			client++
+			rnd := rand.New(rand.NewPCG(seed, uint64(client)))
+			working.Go(func() { k.work(ctx, client, c, rnd) })
+		}
+	}
+	k.harm(ctx, t, rand.New(rand.NewPCG(seed, 0)))
+	working.Wait()
+	k.settle(t, client+1)
+	if *reliabilityReport != "" {
+		k.report(t, *reliabilityReport)
+	}
+	t.Log("\n" + k.summary())
+}
+
+// reliabilityServer keeps its data on a small file system of its own.
+func reliabilityServer(t *testing.T) *Server {
+	t.Helper()
+	s, err := theLab.newServer(options{flags: []string{"--rate-limit=0", "--max-sandboxes=30", "--warm-pool=2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(s.data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", s.data, "tmpfs", 0, dataSize); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, l := range s.close() {
+			if l != "mount "+s.data {
+				t.Errorf("left behind: %s", l)
+			}
+		}
+		_ = unix.Unmount(s.data, unix.MNT_DETACH)
+		if t.Failed() {
+			t.Logf("log of the server:\n%s\nlog of its engine:\n%s", s.log.tail(0, 120), s.engineLog())
+		}
+	})
+	if err := theLab.cloneTemplate(s.data); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.begin(); err != nil {
+		t.Fatalf("%v\n%s", err, s.log.tail(0, 40))
+	}
+	return s
+}
+
+// harm does what must not matter, again and again until ctx ends.
+func (k *campaign) harm(ctx context.Context, t *testing.T, rnd *rand.Rand) {
+	for ctx.Err() == nil {
+		pauseFor(ctx, time.Duration(1500+rnd.IntN(3000))*time.Millisecond)
+		if ctx.Err() != nil {
+			return
+		}
+		switch dice := rnd.IntN(10); {
+		case dice < 4:
+			k.killDaemon(t, rnd, rnd.IntN(3) == 0)
+		case dice < 8:
+			k.endSentry(t, rnd)()
+		default:
+			k.fillDisk(ctx, t, rnd)
+		}
+	}
+}
+
+// killDaemon kills the server at any moment and starts it again; sometimes a
+// sentry dies while it is away, and sometimes it is killed again as it starts.
+func (k *campaign) killDaemon(t *testing.T, rnd *rand.Rand, victimToo bool) {
+	k.up.shut()
+	if err := k.srv.kill(); err != nil {
+		t.Fatal(err)
+	}
+	k.tally("fault: daemon killed")
+	after := func() {}
+	if victimToo {
+		after = k.endSentry(t, rnd)
+	}
+	if rnd.IntN(4) == 0 {
+		if err := k.srv.launch(); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Duration(rnd.IntN(400)) * time.Millisecond)
+		if err := k.srv.kill(); err != nil {
+			t.Fatal(err)
+		}
+		k.tally("fault: daemon killed while it starts")
+	}
+	k.srv.restart(t)
+	after()
+	k.up.unlock()
+}
+
+// endSentry kills the sentry of a sandbox whose state nobody changes meanwhile.
+// The function that it returns waits until the server knows, and writes it down.
+func (k *campaign) endSentry(t *testing.T, rnd *rand.Rand) func() {
+	list := k.alive()
+	rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	for _, s := range list {
+		if !s.moving.TryLock() {
+			continue
+		}
+		if owners := k.owners(s.id); len(owners) == 1 && unix.Kill(owners[0], unix.SIGKILL) == nil {
+			call := time.Since(k.began).Nanoseconds()
+			k.tally("fault: sentry killed")
+			return func() {
+				defer s.moving.Unlock()
+				why := ""
+				known := soon(time.Minute, func() bool {
+					a, err := s.c.try(t.Context(), "GET", "sandboxes/"+s.id, nil)
+					why = fmt.Sprint(a, err)
+					state := a.str("state")
+					return err == nil && state != "running" && state != "provisioning"
+				})
+				if !known {
+					t.Errorf("a minute after its sentry was killed: %s", why)
+				}
+				k.tally(string(crash))
+				s.note(0, deed{What: crash}, result{}, call, time.Since(k.began).Nanoseconds())
+			}
+		}
+		s.moving.Unlock()
+	}
+	return func() {}
+}
+
+// owners lists the sentries that run a sandbox, by the engine's own records.
+func (k *campaign) owners(id string) (pids []int) {
+	_ = filepath.WalkDir(filepath.Join(k.srv.data, "engine"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "slot.json" {
+			return nil
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return nil
+		}
+		var slot struct {
+			ID, Phase string
+			Pid       int
+		}
+		if json.Unmarshal([]byte(strings.TrimSpace(string(raw))), &slot) == nil && slot.ID == id && slot.Phase == "running" && unix.Kill(slot.Pid, 0) == nil {
+			pids = append(pids, slot.Pid)
+		}
+		return nil
+	})
+	return pids
+}
+
+// fillDisk leaves the server without room for a while; sometimes it is killed then.
+func (k *campaign) fillDisk(ctx context.Context, t *testing.T, rnd *rand.Rand) {
+	k.mu.Lock()
+	k.full = true
+	k.mu.Unlock()
+	k.tally("fault: disk full")
+	filler := filepath.Join(k.srv.data, "filler")
+	fill(t, filler)
+	pauseFor(ctx, time.Duration(500+rnd.IntN(2500))*time.Millisecond)
+	killed := rnd.IntN(3) == 0
+	if killed {
+		k.up.shut()
+		if err := k.srv.kill(); err != nil {
+			t.Fatal(err)
+		}
+		k.tally("fault: daemon killed while the disk is full")
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Error(err)
+	}
+	if killed {
+		k.srv.restart(t)
+		k.up.unlock()
+	}
+	pauseFor(ctx, time.Second) // what was begun while it was full is answered
+	k.mu.Lock()
+	k.full = false
+	k.mu.Unlock()
+}
+
+// settle waits for what goes on, reads everything once more, destroys it, and
+// holds all histories and events against the model.
+func (k *campaign) settle(t *testing.T, client int) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	for _, f := range k.faults {
+		t.Error(f)
+	}
+	for _, s := range k.alive() {
+		eventually(t, time.Minute, s.id+" is in no passing state", func() bool {
+			a, err := s.c.try(ctx, "GET", "sandboxes/"+s.id, nil)
+			return err == nil && a.str("state") != "provisioning"
+		})
+		if n := len(k.owners(s.id)); n > 1 {
+			t.Errorf("%s has %d sentries", s.id, n)
+		}
+		k.inspect(ctx, client, s)
+	}
+	for _, s := range k.all() {
+		if v := k.end(ctx, client, s); v != happened {
+			t.Errorf("%s can't be destroyed", s.id)
+		}
+		if n := k.owners(s.id); !soon(20*time.Second, func() bool { n = k.owners(s.id); return len(n) == 0 }) {
+			t.Errorf("%s is destroyed and has the sentries %v", s.id, n)
+		}
+	}
+	deadline := max(20*time.Second, *reliabilityFor/10)
+	for _, s := range k.all() {
+		if why := inconsistent(s.ops, deadline); why != "" {
+			t.Errorf("%s (persistent: %v): %s", s.id, s.persist, why)
+		}
+		if why := disordered(ctx, s); why != "" {
+			t.Errorf("events of %s: %s", s.id, why)
+		}
+	}
+}
+
+// following are the states that may come after each other, on the wire.
+var following = map[string][]string{
+	"":             {"provisioning", "running"},
+	"provisioning": {"running", "paused", "destroyed", "error"},
+	"running":      {"paused", "destroyed", "error", "provisioning"},
+	"paused":       {"provisioning", "running", "destroyed", "error"},
+	"error":        {"destroyed"},
+}
+
+// disordered tells what is wrong with the events of a destroyed sandbox.
+func disordered(ctx context.Context, s *subject) string {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	req, err := s.c.request(ctx, "GET", "sandboxes/"+s.id+"/events", nil, header{"Last-Event-ID", "0"}, header{"Accept", "text/event-stream"})
+	if err != nil {
+		return err.Error()
+	}
+	res, err := s.c.http.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer res.Body.Close()
+	r := newFrames(res.Body)
+	state, last := "", ""
+	for {
+		f, err := r.next()
+		if err != nil {
+			break // the stream of a destroyed sandbox ends
+		}
+		if f.ID != "" && len(f.ID) == len(last) && f.ID <= last || len(f.ID) < len(last) {
+			return fmt.Sprintf("%s comes after %s", f.ID, last)
+		}
+		last = f.ID
+		if f.Event != "state_changed" {
+			continue
+		}
+		next, _ := f.JSON()["state"].(string)
+		before, _ := f.JSON()["previous_state"].(string)
+		if before != state && !(state == "" && before != "") {
+			return fmt.Sprintf("%q became %q, but it was %q", before, next, state)
+		}
+		if !slices.Contains(following[state], next) {
+			return fmt.Sprintf("%q became %q", state, next)
+		}
+		state = next
+	}
+	if state != "destroyed" {
+		return fmt.Sprintf("the last state told is %q", state)
+	}
+	return ""
+}
+
+// summary tells what was done, one line a kind.
+func (k *campaign) summary() string {
+	var rows [][2]string
+	for what, n := range k.done {
+		rows = append(rows, [2]string{what, fmt.Sprint(n)})
+	}
+	slices.SortFunc(rows, byName)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d sandboxes, %s of load, seed %d\n", len(k.subjects), *reliabilityFor, k.seed)
+	for _, r := range rows {
+		fmt.Fprintf(&b, "%8s  %s\n", r[1], r[0])
+	}
+	return b.String()
+}
+
+// report writes the summary as a page.
+func (k *campaign) report(t *testing.T, path string) {
+	verdict := "no acknowledged write lost, no stuck state, one owner each, events complete and in order"
+	if t.Failed() {
+		verdict = "FAILED"
+	}
+	text := fmt.Sprintf("# Reliability run\n\n%s, %d CPUs: %s.\n\n```\n%s```\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), verdict, k.summary())
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Error(err)
+	}
+}
