@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"internal/contracttest":        {},
 	"internal/telemetry":           {"sandbox"},
 	"internal/backup":              {"sandbox", "internal/blob", "internal/store"},
+	"internal/storage":             {"sandbox", "internal/blob"},
 	"templates":                    {},
 	"docs":                         {},
 	"internal/blob":                {"sandbox"},

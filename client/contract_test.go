@@ -55,6 +55,8 @@ var calls = map[string]func(ctx context.Context, c *client.Client) error{
 	"stopSandbox":    func(ctx context.Context, c *client.Client) error { return failed(c.Stop(ctx, sb)) },
 	"startSandbox":   func(ctx context.Context, c *client.Client) error { return failed(c.Start(ctx, sb)) },
 	"restartSandbox": func(ctx context.Context, c *client.Client) error { return failed(c.Restart(ctx, sb)) },
+	"listStorage":    func(ctx context.Context, c *client.Client) error { return failed(c.Storage(ctx)) },
+	"collectGarbage": func(ctx context.Context, c *client.Client) error { return failed(c.CollectGarbage(ctx)) },
 	"pauseSandbox":   func(ctx context.Context, c *client.Client) error { return failed(c.Pause(ctx, sb)) },
 	"takeSnapshot": func(ctx context.Context, c *client.Client) error {
 		return failed(c.TakeSnapshot(ctx, sb, api.CreateSnapshot{}))

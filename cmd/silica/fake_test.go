@@ -38,6 +38,12 @@ func (f *fakeServer) inside(w http.ResponseWriter, r *http.Request, route string
 		left := int64(body["timeout_sec"].(float64)) * 1000
 		sandbox.TimeoutRemainingMS = &left
 		answer(http.StatusOK, sandbox)
+	case "GET " + api.Base + api.PathStorage:
+		answer(http.StatusOK, api.List[api.StoredArtifact]{Data: []api.StoredArtifact{
+			{ID: "sha256:0123456789abcdef", SizeBytes: 3 << 20, PutAt: time.Now(), Holders: []api.Holder{{Kind: "files", ID: fakeID}}},
+			{ID: "sha256:f", SizeBytes: 1, PutAt: time.Now()}}})
+	case "POST " + api.Base + api.PathStorage + "/gc":
+		answer(http.StatusOK, api.Collected{Removed: 1, FreedBytes: 1 << 20})
 	case "POST /pause":
 		kept := true
 		sandbox.State, sandbox.Ready, sandbox.Memory = api.StatePaused, false, &kept

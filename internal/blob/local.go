@@ -165,7 +165,7 @@ func (l *Local) Put(ctx context.Context, dir string) (_ sandbox.Ref, err error) 
 		}
 		// Believing a damaged artifact would make it impossible to repair:
 		// building again gives the same name.
-		err = l.Verify(ctx, ref)
+		err = l.confirm(ctx, ref, path)
 		if sandbox.HasCode(err, sandbox.CodeNotFound) {
 			continue // deleted in between
 		}
@@ -177,6 +177,19 @@ func (l *Local) Put(ctx context.Context, dir string) (_ sandbox.Ref, err error) 
 		}
 		return ref, os.RemoveAll(dir)
 	}
+}
+
+// confirm verifies an artifact that is put once more, and has it count as new.
+func (l *Local) confirm(ctx context.Context, ref sandbox.Ref, path string) error {
+	release, err := l.pin(ref, path)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := l.Verify(ctx, ref); err != nil {
+		return err
+	}
+	return touch(path)
 }
 
 // replace swaps a damaged artifact for a good one without a moment of absence.
@@ -342,6 +355,12 @@ func (l *Local) Delete(_ context.Context, ref sandbox.Ref) error {
 	if err != nil {
 		return nil
 	}
+	return l.delete(ref, path, func() error { return nil })
+}
+
+// delete removes an artifact that nobody has open, if allow says so once it is
+// locked.
+func (l *Local) delete(ref sandbox.Ref, path string, allow func() error) error {
 	l.mu.Lock()
 	pinned := l.pins[ref] != nil // the lock alone misses the pins of a replaced artifact
 	l.mu.Unlock()
@@ -358,6 +377,9 @@ func (l *Local) Delete(_ context.Context, ref sandbox.Ref) error {
 		return fmt.Errorf("delete %s: %w", ref, err)
 	}
 	defer folder.Close()
+	if err := allow(); err != nil {
+		return err
+	}
 	grave := filepath.Join(l.session.Name(), sandbox.NewName("d"))
 	if err := os.Rename(path, grave); err != nil {
 		return fmt.Errorf("delete %s: %w", ref, err)

@@ -92,6 +92,7 @@ func (s *Server) routes() []route {
 		s.computerRoutes(),
 		s.computeRoutes(),
 		s.catalogueRoutes(),
+		s.storageRoutes(),
 		s.accountRoutes(),
 		s.directoryRoutes(),
 		s.bookRoutes(),

@@ -96,6 +96,7 @@ func orElse[T comparable](v *T, standard T) {
 type Deps struct {
 	Sandboxes Sandboxes
 	Snapshots Snapshots // nil: none can be taken, and nothing of them is found
+	Storage   Storage
 	Events    Events
 	Accounts  Accounts
 	Directory Directory

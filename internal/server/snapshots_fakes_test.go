@@ -8,6 +8,20 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
+// fakeStorage holds an artifact with a holder, and one without.
+type fakeStorage struct{}
+
+func (fakeStorage) Artifacts(context.Context) ([]sandbox.Artifact, error) {
+	return []sandbox.Artifact{
+		{Ref: "sha256:a", Size: 7, PutAt: time.Now(), Holders: []sandbox.Holder{{Kind: sandbox.HeldFiles, ID: "sbx_1", Tenant: "tnt_a", Ref: "sha256:a"}}},
+		{Ref: "sha256:b", Size: 5, PutAt: time.Now()},
+	}, nil
+}
+
+func (fakeStorage) Collect(context.Context) ([]sandbox.Artifact, error) {
+	return []sandbox.Artifact{{Ref: "sha256:b", Size: 5}}, nil
+}
+
 func (w *world) Pause(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
 	sb, err := w.Get(ctx, c, id)
 	if err != nil || sb.State == sandbox.Paused {

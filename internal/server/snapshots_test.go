@@ -208,6 +208,21 @@ func TestSnapshotEvents(t *testing.T) {
 	}
 }
 
+// "`silica storage ls|gc` shows who holds what": to operators.
+func TestStorageOnTheWire(t *testing.T) {
+	_, _, base := serveWorld(t, Config{})
+	operator := []string{"Authorization", "Bearer " + keyAdmin}
+	a := request(t, "GET", base+"/api/v1/storage", "", operator...)
+	raw, _ := json.Marshal(a.body["data"].([]any)[0].(map[string]any)["holders"])
+	if want := `[{"id":"sbx_1","kind":"files","tenant_id":"tnt_a"}]`; a.status != 200 || string(raw) != want {
+		t.Errorf("%d, held by %s, want %s", a.status, raw, want)
+	}
+	if a = request(t, "POST", base+"/api/v1/storage/gc", "", operator...); a.status != 200 || a.body["removed"] != 1.0 || a.body["freed_bytes"] != 5.0 {
+		t.Errorf("%d %s", a.status, a.raw)
+	}
+	request(t, "GET", base+"/api/v1/storage", "").want(t, 403, "FORBIDDEN")
+}
+
 // A server that takes no snapshots says so as of any endpoint that is not there.
 func TestServerWithoutSnapshots(t *testing.T) {
 	_, _, base := serveWorldWith(t, Config{}, func(d *Deps) { d.Snapshots = nil })

@@ -1,0 +1,48 @@
+package store
+
+import (
+	"context"
+	"testing"
+
+	"silica.dev/silica/sandbox"
+)
+
+// "snapshots, paused sandboxes, images and build layers form one reference graph;
+// … nothing referenced ever is" collected: whatever is kept elsewhere is held here.
+func TestHoldersAreAllThatIsKept(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *Store) {
+		ctx := context.Background()
+		tn := tenant(t, s, "a")
+		sb := fresh(tn)
+		sb.Base, sb.Files = "sha256:base", "sha256:files"
+		if _, _, err := s.Create(ctx, sb, sandbox.CreateRequest{}, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SaveTemplate(ctx, sandbox.Template{Slug: "tpl", Revision: "r", Image: "sha256:image"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SaveSeed(ctx, sandbox.Seed{Template: "tpl", Revision: "r", Key: "k", Ref: "sha256:seed"}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Holders(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := map[sandbox.Ref]sandbox.Holder{}
+		for _, h := range got {
+			held[h.Ref] = h
+		}
+		kept, err := s.Kept(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ref := range append(kept, "sha256:image", "sha256:seed", "sha256:base", "sha256:files") {
+			if _, ok := held[ref]; !ok {
+				t.Errorf("%s is kept and nobody holds it: %v", ref, got)
+			}
+		}
+		if h := held["sha256:files"]; h.Kind != sandbox.HeldFiles || h.ID != string(sb.ID) || h.Tenant != tn {
+			t.Errorf("files are held by %+v", h)
+		}
+	})
+}
