@@ -27,6 +27,8 @@ type Nodes interface {
 	// Elsewhere returns the URL of the server that has a tenant's sandbox; "" when
 	// this one has it, or there is no such. An empty tenant stands for any.
 	Elsewhere(ctx context.Context, tenant sandbox.TenantID, id string) (string, error)
+	// NodeURL is the same for what a node is known to have, as a snapshot.
+	NodeURL(ctx context.Context, node string) (string, error)
 }
 
 var (
@@ -80,10 +82,10 @@ func (s *Server) strangeToken(r *http.Request, rt route) bool {
 // elsewhere answers a request for a sandbox that another server has, and tells
 // whether that was so. A caller without a tenant is yet to be found, there.
 func (s *Server) elsewhere(w http.ResponseWriter, r *http.Request, rt route, c sandbox.Caller) bool {
-	if s.forward == nil || !aboutSandbox(rt.pattern) {
+	if s.forward == nil {
 		return false
 	}
-	to, err := s.forward.nodes.Elsewhere(r.Context(), c.Tenant, param(r, "id"))
+	to, err := s.whereabouts(r, rt, c)
 	if err == nil && to == "" {
 		return false
 	}
@@ -97,6 +99,22 @@ func (s *Server) elsewhere(w http.ResponseWriter, r *http.Request, rt route, c s
 		s.fail(w, r, err)
 	}
 	return true
+}
+
+// whereabouts returns the URL of the server that has what a request is about; ""
+// when this one will do.
+func (s *Server) whereabouts(r *http.Request, rt route, c sandbox.Caller) (string, error) {
+	switch {
+	case aboutSandbox(rt.pattern):
+		return s.forward.nodes.Elsewhere(r.Context(), c.Tenant, param(r, "id"))
+	case strings.HasPrefix(rt.pattern, snapshot):
+		snap, err := s.visible(r.Context(), c, param(r, "sid"))
+		if err != nil {
+			return "", nil // for who looks again to say
+		}
+		return s.forward.nodes.NodeURL(r.Context(), snap.Node)
+	}
+	return "", nil
 }
 
 // handOn has the server at to answer.

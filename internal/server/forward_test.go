@@ -29,6 +29,10 @@ func (n *signposts) Elsewhere(_ context.Context, _ sandbox.TenantID, id string) 
 	return n.url[id], n.err
 }
 
+func (n *signposts) NodeURL(ctx context.Context, node string) (string, error) {
+	return n.Elsewhere(ctx, "", node)
+}
+
 func (n *signposts) point(id, url string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -232,3 +232,25 @@ func TestServerWithoutSnapshots(t *testing.T) {
 		request(t, method, base+"/api/v1"+path, "").want(t, 404, "NOT_FOUND")
 	}
 }
+
+// Rows are shared, files are not: what makes something of a snapshot goes to the
+// server that has it.
+func TestSnapshotsAreWhereTheirNodeIs(t *testing.T) {
+	owner, _, ownerURL := serveWorld(t, Config{})
+	reader, s, readerURL := serveWorld(t, Config{})
+	posts := &signposts{url: map[string]string{}}
+	s.forward = newForwarder(posts, []byte("secret"))
+	id := create(t, ownerURL, `{}`)
+	sid := request(t, "POST", ownerURL+"/api/v1/sandboxes/"+id+"/snapshots", "").body["id"].(string)
+	shared := *owner.snapshots[0]
+	shared.Node = "node_a"
+	reader.snapshots = []*sandbox.Snapshot{&shared}
+	posts.point("node_a", ownerURL)
+	if a := request(t, "POST", readerURL+"/api/v1/snapshots/"+sid+"/restore", ""); a.status != 200 || a.body["id"] != id || len(owner.restored) != 1 {
+		t.Errorf("restore: %d %s", a.status, a.raw)
+	}
+	if a := request(t, "DELETE", readerURL+"/api/v1/snapshots/"+sid, ""); a.status != 200 || len(owner.snapshots) != 0 {
+		t.Errorf("delete: %d %s", a.status, a.raw)
+	}
+	request(t, "GET", readerURL+"/api/v1/snapshots/snap_none", "").want(t, 404, "NOT_FOUND")
+}

@@ -231,6 +231,12 @@ func (s *Store) Elsewhere(ctx context.Context, tenant sandbox.TenantID, id strin
 		}
 		node = sb.Node
 	}
+	return s.NodeURL(ctx, node)
+}
+
+// NodeURL returns where the server is that is a node; "" when it is this one.
+// [sandbox.CodeNodeUnavailable] says that it is not there just now.
+func (s *Store) NodeURL(_ context.Context, node string) (string, error) {
 	if node == s.cfg.Node {
 		return "", nil
 	}
