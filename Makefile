@@ -9,7 +9,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STATIC  := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 PACKED  := cmd/silica/embedded/files
 
-.PHONY: help run test build install stop tools generate bench fmt clean
+.PHONY: help run test reliability build install stop tools generate bench fmt clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -19,6 +19,10 @@ run: ## install what is needed, build, start a server and run Python in a sandbo
 
 test: ## install what the tests need and run all of them (root)
 	@GO=$(GO) scripts/test.sh
+
+FOR ?= 1h
+reliability: build ## random load, kills and full disks against a model, for FOR=1h (root)
+	$(GO) test ./e2e -run 'TestReliability$$' -count=1 -v -timeout 0 -args -reliability.for=$(FOR) -reliability.report=$(CURDIR)/bin/reliability.md
 
 build: ## build bin/silica, with agent and engine inside
 	@scripts/check-go.sh $(GO)

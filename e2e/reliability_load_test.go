@@ -123,6 +123,8 @@ func (k *campaign) judge(what action, a answer, err error) verdict {
 		return happened
 	case a.Status == http.StatusGatewayTimeout, a.str("error.code") == "SANDBOX_LOST":
 		return unknown
+	case what == back && a.Status != http.StatusNotFound: // it may be paused, as in the snapshot
+		return unknown
 	case a.Status >= 500 && a.Status != http.StatusServiceUnavailable && a.Status != http.StatusInsufficientStorage:
 		k.mu.Lock()
 		full := k.full
@@ -149,7 +151,11 @@ func (k *campaign) do(ctx context.Context, client int, s *subject, d deed, metho
 			v, o = unknown, result{Lost: true}
 		}
 	}
-	if v == refused || v == unknown && (d.What == read || d.What == look) { // nothing is learned
+	uses := d.What == read || d.What == write || d.What == count
+	switch {
+	case uses && (v == refused && err == nil && a.str("error.code") != "SANDBOX_NOT_RUNNING" || v == unknown && d.What == read):
+		d, o = deed{What: wake}, result{Lost: true} // all that it may have done
+	case v == refused, v == unknown && (d.What == look || d.What == fork):
 		return v
 	}
 	k.tally(string(d.What))
@@ -187,18 +193,22 @@ func (k *campaign) make(ctx context.Context, client int, c *Client, persist bool
 			s := &subject{c: c, id: a.str("id"), persist: persist, marks: map[int]string{}}
 			d := deed{What: born}
 			if persist {
-				d.Value = 1
+				d.Value = lasting
 			}
 			s.note(client, d, result{}, call, time.Since(k.began).Nanoseconds())
-			k.tally(string(born))
-			k.mu.Lock()
-			k.subjects = append(k.subjects, s)
-			k.mu.Unlock()
+			k.add(s)
 			return
 		case unknown:
 			k.up.wait(ctx)
 		}
 	}
+}
+
+func (k *campaign) add(s *subject) {
+	k.tally(string(born))
+	k.mu.Lock()
+	k.subjects = append(k.subjects, s)
+	k.mu.Unlock()
 }
 
 // counting adds one to a counter, whole or not at all, and tells it.
@@ -240,6 +250,10 @@ var deeds = []struct {
 	}},
 	{1, func(k *campaign, ctx context.Context, client int, s *subject) { k.move(ctx, client, s, stop) }},
 	{16, func(k *campaign, ctx context.Context, client int, s *subject) { k.move(ctx, client, s, start) }},
+	{4, func(k *campaign, ctx context.Context, client int, s *subject) { k.move(ctx, client, s, pause) }},
+	{3, (*campaign).keep},
+	{3, (*campaign).restore},
+	{2, (*campaign).fork},
 	{1, (*campaign).destroy},
 }
 
@@ -293,6 +307,111 @@ func (k *campaign) move(ctx context.Context, client int, s *subject, what action
 	return k.do(ctx, client, s, deed{What: what}, "POST", "/"+string(what), nil, func(a answer) (result, bool) {
 		return result{}, a.str("state") != "provisioning"
 	})
+}
+
+// clean holds a sandbox still, unless a command that nobody waits for any more may
+// go on in it: in a copy it would, too.
+func (s *subject) clean() (release func(), ok bool) {
+	s.still.Lock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost > 0 {
+		s.still.Unlock()
+		return nil, false
+	}
+	return s.still.Unlock, true
+}
+
+// keep takes a snapshot and waits until it is whole.
+func (k *campaign) keep(ctx context.Context, client int, s *subject) {
+	release, ok := s.clean()
+	if !ok {
+		return
+	}
+	defer release()
+	name := int(k.value.Add(1))
+	k.do(ctx, client, s, deed{keep, name}, "POST", "/snapshots", obj{"comment": "reliability"}, func(a answer) (result, bool) {
+		id := a.str("id")
+		whole := soon(time.Minute, func() bool {
+			if a.str("status") == "ready" {
+				return true
+			}
+			k.up.wait(ctx)
+			if now, err := s.c.try(ctx, "GET", "snapshots/"+id, nil); err == nil {
+				a = now
+			}
+			return a.str("status") == "failed"
+		}) && a.str("status") == "ready"
+		if whole {
+			s.mu.Lock()
+			s.marks[name] = id
+			s.mu.Unlock()
+		}
+		return result{}, whole
+	})
+}
+
+// restore goes back to any of a sandbox's snapshots.
+func (k *campaign) restore(ctx context.Context, client int, s *subject) {
+	s.mu.Lock()
+	name, id := 0, ""
+	for name, id = range s.marks {
+		break
+	}
+	s.mu.Unlock()
+	if id == "" {
+		return
+	}
+	s.moving.RLock()
+	defer s.moving.RUnlock()
+	k.do(ctx, client, s, deed{back, name}, "POST", "/restore/"+id, nil, func(a answer) (result, bool) {
+		return result{}, a.str("state") == "running"
+	})
+}
+
+// fork makes copies and looks what they hold before anybody else knows them.
+func (k *campaign) fork(ctx context.Context, client int, s *subject) {
+	release, ok := s.clean()
+	if !ok {
+		return
+	}
+	defer release()
+	kind := briefCopy
+	if s.persist {
+		kind = lastingCopy
+	}
+	k.do(ctx, client, s, deed{What: fork}, "POST", "/fork", obj{"count": 2, "timeout_sec": 7200}, func(a answer) (o result, ok bool) {
+		for i, made := range a.list() {
+			child := &subject{c: s.c, id: fmt.Sprint(made["id"]), persist: s.persist, marks: map[int]string{}}
+			call := time.Since(k.began).Nanoseconds()
+			n, err := k.tell(ctx, child)
+			if err != nil { // lost in a fault before anything was known of it
+				k.tally("copies that were not looked at")
+				_, _ = s.c.try(ctx, "DELETE", "sandboxes/"+child.id, nil)
+				continue
+			}
+			if i > 0 && ok && n != (data{o.File, o.Number}) {
+				k.complain("copies of %s hold %v and %v", s.id, data{o.File, o.Number}, n)
+			}
+			o, ok = result{File: n.File, Number: n.Number}, true
+			child.note(client, deed{born, kind}, o, call, time.Since(k.began).Nanoseconds())
+			k.add(child)
+		}
+		return o, ok
+	})
+}
+
+// tell reads what a copy holds that nobody else knows yet.
+func (k *campaign) tell(ctx context.Context, s *subject) (data, error) {
+	a, err := s.c.try(ctx, "POST", "sandboxes/"+s.id+"/exec", obj{"command": telling})
+	if err != nil {
+		return data{}, err
+	}
+	n, ok := told(a)
+	if !ok || len(n) != 2 {
+		return data{}, fmt.Errorf("%s", a)
+	}
+	return data{n[0], n[1]}, nil
 }
 
 func (k *campaign) destroy(ctx context.Context, client int, s *subject) { k.end(ctx, client, s) }
@@ -377,7 +496,7 @@ func (k *campaign) finish(ctx context.Context, client int, s *subject) {
 
 // inspect reads what a sandbox holds, started if need be.
 func (k *campaign) inspect(ctx context.Context, client int, s *subject) {
-	if k.state(ctx, client, s) == "paused" {
+	if k.state(ctx, client, s) == "paused" { // also one that use would not wake
 		k.move(ctx, client, s, start)
 	}
 	k.read(ctx, client, s)

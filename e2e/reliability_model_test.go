@@ -13,16 +13,18 @@ import (
 type action string
 
 const (
-	born    action = "create"  // value and counter are what it begins with
+	born    action = "create"  // file and counter are what it begins with; of which kind it is, the value says
 	write   action = "write"   // value into its file
 	count   action = "count"   // one more in its counter, and tell
 	read    action = "read"    // file and counter
 	look    action = "look"    // at its state
+	wake    action = "wake"    // what using it does first; nobody asks for it alone
 	stop    action = "stop"    // pause with files, or destroy what is not persistent
 	start   action = "start"   // back, from memory or files
 	pause   action = "pause"   // with memory
 	keep    action = "keep"    // a snapshot, named value
-	back    action = "back"    // to the snapshot named value
+	back    action = "restore" // to the snapshot named value
+	fork    action = "fork"    // file and counter are those of every copy
 	destroy action = "destroy" // for good
 	crash   action = "crash"   // its sentry was killed
 )
@@ -42,6 +44,14 @@ type result struct {
 	Number int
 }
 
+// Kinds of sandboxes, the value of born.
+const (
+	brief = iota // not persistent
+	lasting
+	briefCopy // made from a snapshot
+	lastingCopy
+)
+
 // life is the model of a sandbox: what every history must be explained by.
 type life struct {
 	State   string // "" before it is created
@@ -49,6 +59,7 @@ type life struct {
 	Now     data
 	Kept    data   // what is left when its sentry dies
 	HasKept bool   // without, it is lost then
+	Stopped bool   // by its user, so that use does not wake it
 	Marks   string // snapshots: " name=file/number"
 }
 
@@ -59,34 +70,57 @@ type data struct{ File, Number int }
 // can't be.
 func (l life) step(d deed, o result) []any {
 	next := l.after(d, o)
-	if o.Lost {
-		return append(next, l) // or it never happened
+	if !o.Lost {
+		return next
 	}
-	return next
+	if d.What == back && len(next) > 0 { // it may have got half way
+		half := next[0].(life)
+		half.State = "paused"
+		next = append(next, half)
+	}
+	return append(next, l) // or it never happened
+}
+
+// used is the life of a sandbox that somebody uses, which may wake it.
+func (l life) used() (life, bool) {
+	if l.State == "paused" && l.Persist && !l.Stopped {
+		l.State = "running"
+	}
+	return l, l.State == "running"
 }
 
 func (l life) after(d deed, o result) []any {
 	running := l.State == "running"
 	one := func(n life) []any { return []any{n} }
 	switch d.What {
+	case write, count, read, wake:
+		if l, running = l.used(); !running {
+			return nil
+		}
+	}
+	switch d.What {
+	case wake:
+		return one(l)
 	case born:
 		if l.State != "" {
 			return nil
 		}
-		return one(life{State: "running", Persist: d.Value != 0, Now: data{o.File, o.Number}})
-	case write:
-		if !running {
-			return nil
+		now := data{o.File, o.Number}
+		l = life{State: "running", Persist: d.Value == lasting || d.Value == lastingCopy, Now: now}
+		if d.Value >= briefCopy {
+			l.Kept, l.HasKept = now, true
 		}
+		return one(l)
+	case write:
 		l.Now.File = d.Value
 		return one(l)
 	case count:
-		if l.Now.Number++; !running || !o.Lost && o.Number != l.Now.Number {
+		if l.Now.Number++; !o.Lost && o.Number != l.Now.Number {
 			return nil
 		}
 		return one(l)
 	case read:
-		if !running || l.Now != (data{o.File, o.Number}) {
+		if l.Now != (data{o.File, o.Number}) {
 			return nil
 		}
 		return one(l)
@@ -98,7 +132,7 @@ func (l life) after(d deed, o result) []any {
 	case stop:
 		switch {
 		case running && l.Persist:
-			l.State, l.Kept, l.HasKept = "paused", l.Now, true
+			l.State, l.Kept, l.HasKept, l.Stopped = "paused", l.Now, true, true
 		case running:
 			l.State = "destroyed"
 		case l.State != "paused" && l.State != "destroyed":
@@ -107,7 +141,7 @@ func (l life) after(d deed, o result) []any {
 		return one(l)
 	case pause:
 		if running {
-			l.State, l.Kept, l.HasKept = "paused", l.Now, true
+			l.State, l.Kept, l.HasKept, l.Stopped = "paused", l.Now, true, false
 		}
 		if l.State != "paused" {
 			return nil
@@ -121,8 +155,13 @@ func (l life) after(d deed, o result) []any {
 			return nil
 		}
 		return one(l)
+	case fork:
+		if !running && l.State != "paused" || l.Now != (data{o.File, o.Number}) {
+			return nil
+		}
+		return one(l)
 	case keep:
-		if !running {
+		if !running && l.State != "paused" {
 			return nil
 		}
 		l.Marks += fmt.Sprintf(" %d=%d/%d", d.Value, l.Now.File, l.Now.Number)
@@ -134,7 +173,7 @@ func (l life) after(d deed, o result) []any {
 		}
 		var name int
 		_, _ = fmt.Sscanf(l.Marks[i:], " %d=%d/%d", &name, &l.Now.File, &l.Now.Number)
-		l.State, l.Kept, l.HasKept = "running", l.Now, true
+		l.State, l.Kept, l.HasKept, l.Stopped = "running", l.Now, true, false
 		return one(l)
 	case destroy:
 		if l.State == "" {
@@ -144,7 +183,7 @@ func (l life) after(d deed, o result) []any {
 		return one(l)
 	case crash:
 		if running && l.Persist && l.HasKept {
-			l.State, l.Now = "paused", l.Kept
+			l.State, l.Now, l.Stopped = "paused", l.Kept, false
 		} else if running {
 			l.State = "error"
 		}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anishathalye/porcupine"
 	"golang.org/x/sys/unix"
 )
 
@@ -103,18 +104,19 @@ func reliabilityServer(t *testing.T) *Server {
 
 // harm does what must not matter, again and again until ctx ends.
 func (k *campaign) harm(ctx context.Context, t *testing.T, rnd *rand.Rand) {
-	for ctx.Err() == nil {
-		pauseFor(ctx, time.Duration(1500+rnd.IntN(3000))*time.Millisecond)
-		if ctx.Err() != nil {
-			return
-		}
-		switch dice := rnd.IntN(10); {
-		case dice < 4:
-			k.killDaemon(t, rnd, rnd.IntN(3) == 0)
-		case dice < 8:
-			k.endSentry(t, rnd)()
-		default:
-			k.fillDisk(ctx, t, rnd)
+	harms := []func(){
+		func() { k.killDaemon(t, rnd, false) },
+		func() { k.endSentry(t, rnd)() },
+		func() { k.killDaemon(t, rnd, true) },
+		func() { k.fillDisk(ctx, t, rnd) },
+	}
+	for {
+		for _, i := range rnd.Perm(len(harms)) { // each in its turn, so that a short run has them all
+			pauseFor(ctx, time.Duration(1000+rnd.IntN(3000))*time.Millisecond)
+			if ctx.Err() != nil {
+				return
+			}
+			harms[i]()
 		}
 	}
 }
@@ -149,34 +151,50 @@ func (k *campaign) killDaemon(t *testing.T, rnd *rand.Rand, victimToo bool) {
 // endSentry kills the sentry of a sandbox whose state nobody changes meanwhile.
 // The function that it returns waits until the server knows, and writes it down.
 func (k *campaign) endSentry(t *testing.T, rnd *rand.Rand) func() {
+	var s *subject
+	var pid int
+	if !soon(5*time.Second, func() bool { s, pid = k.victim(rnd); return s != nil }) {
+		return func() {}
+	}
+	call := time.Since(k.began).Nanoseconds()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		s.moving.Unlock()
+		return func() {}
+	}
+	k.tally("fault: sentry killed")
+	return func() {
+		defer s.moving.Unlock()
+		why := ""
+		if !soon(time.Minute, func() bool {
+			a, err := s.c.try(t.Context(), "GET", "sandboxes/"+s.id, nil)
+			why = fmt.Sprint(a, err)
+			if now := k.owners(s.id); len(now) == 1 && now[0] != pid {
+				return true // known, and woken by whoever uses it
+			}
+			state := a.str("state")
+			return err == nil && state != "running" && state != "provisioning"
+		}) {
+			t.Errorf("a minute after its sentry was killed: %s", why)
+		}
+		s.note(0, deed{What: crash}, result{}, call, time.Since(k.began).Nanoseconds())
+	}
+}
+
+// victim is a sandbox with its sentry, whose moving is held for the caller; nil
+// when there is none just now.
+func (k *campaign) victim(rnd *rand.Rand) (*subject, int) {
 	list := k.alive()
 	rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	for _, s := range list {
 		if !s.moving.TryLock() {
 			continue
 		}
-		if owners := k.owners(s.id); len(owners) == 1 && unix.Kill(owners[0], unix.SIGKILL) == nil {
-			call := time.Since(k.began).Nanoseconds()
-			k.tally("fault: sentry killed")
-			return func() {
-				defer s.moving.Unlock()
-				why := ""
-				known := soon(time.Minute, func() bool {
-					a, err := s.c.try(t.Context(), "GET", "sandboxes/"+s.id, nil)
-					why = fmt.Sprint(a, err)
-					state := a.str("state")
-					return err == nil && state != "running" && state != "provisioning"
-				})
-				if !known {
-					t.Errorf("a minute after its sentry was killed: %s", why)
-				}
-				k.tally(string(crash))
-				s.note(0, deed{What: crash}, result{}, call, time.Since(k.began).Nanoseconds())
-			}
+		if owners := k.owners(s.id); len(owners) == 1 {
+			return s, owners[0]
 		}
 		s.moving.Unlock()
 	}
-	return func() {}
+	return nil, 0
 }
 
 // owners lists the sentries that run a sandbox, by the engine's own records.
@@ -208,7 +226,7 @@ func (k *campaign) fillDisk(ctx context.Context, t *testing.T, rnd *rand.Rand) {
 	k.mu.Unlock()
 	k.tally("fault: disk full")
 	filler := filepath.Join(k.srv.data, "filler")
-	fill(t, filler)
+	fallocate(t, filler)
 	pauseFor(ctx, time.Duration(500+rnd.IntN(2500))*time.Millisecond)
 	killed := rnd.IntN(3) == 0
 	if killed {
@@ -229,6 +247,24 @@ func (k *campaign) fillDisk(ctx context.Context, t *testing.T, rnd *rand.Rand) {
 	k.mu.Lock()
 	k.full = false
 	k.mu.Unlock()
+}
+
+// fallocate takes all the room there is, at once.
+func fallocate(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	end := int64(0)
+	for size := int64(1) << 30; size >= 4096; {
+		if err := unix.Fallocate(int(f.Fd()), 0, end, size); err != nil {
+			size /= 2
+			continue
+		}
+		end += size
+	}
 }
 
 // settle waits for what goes on, reads everything once more, destroys it, and
@@ -344,5 +380,44 @@ func (k *campaign) report(t *testing.T, path string) {
 	text := fmt.Sprintf("# Reliability run\n\n%s, %d CPUs: %s.\n\n```\n%s```\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), verdict, k.summary())
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Error(err)
+	}
+}
+
+// The model finds what it is there to find.
+func TestReliabilityModel(t *testing.T) {
+	history := func(steps ...any) (ops []porcupine.Operation) {
+		for i := 0; i < len(steps); i += 2 {
+			at := int64(i)
+			ops = append(ops, porcupine.Operation{Input: steps[i], Output: steps[i+1], Call: at, Return: at + 1})
+		}
+		return ops
+	}
+	made := []any{deed{What: born, Value: lasting}, result{}, deed{write, 5}, result{}, deed{What: count}, result{Number: 1}}
+	for name, tt := range map[string]struct {
+		then []any
+		ok   bool
+	}{
+		"what was written is read":                 {[]any{deed{What: read}, result{File: 5, Number: 1}}, true},
+		"a lost write":                             {[]any{deed{What: read}, result{File: 0, Number: 1}}, false},
+		"a count twice":                            {[]any{deed{What: count}, result{Number: 3}}, false},
+		"files over a stop":                        {[]any{deed{What: stop}, result{}, deed{What: start}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
+		"files gone after a stop":                  {[]any{deed{What: stop}, result{}, deed{What: start}, result{}, deed{What: read}, result{}}, false},
+		"stopped, and yet it runs":                 {[]any{deed{What: stop}, result{}, deed{What: look}, result{State: "running"}}, false},
+		"use does not wake what was stopped":       {[]any{deed{What: stop}, result{}, deed{What: read}, result{File: 5, Number: 1}}, false},
+		"use wakes what was paused":                {[]any{deed{What: pause}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
+		"a crash takes what it never stopped with": {[]any{deed{What: crash}, result{}, deed{What: look}, result{State: "error"}}, true},
+		"a crash leaves the files of the last stop": {[]any{deed{What: stop}, result{}, deed{What: start}, result{}, deed{write, 6}, result{},
+			deed{What: crash}, result{}, deed{What: start}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
+		"a crash that loses the files of the last stop": {[]any{deed{What: stop}, result{}, deed{What: start}, result{},
+			deed{What: crash}, result{}, deed{What: start}, result{}, deed{What: read}, result{}}, false},
+		"back to a snapshot":                   {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
+		"a restore that restores nothing":      {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{What: read}, result{File: 6, Number: 1}}, false},
+		"a write that nobody knows of, later":  {[]any{deed{write, 7}, result{Lost: true}, deed{What: read}, result{File: 5, Number: 1}, deed{What: read}, result{File: 7, Number: 1}}, true},
+		"a copy of something else":             {[]any{deed{What: fork}, result{File: 4, Number: 1}}, false},
+		"running again after it was destroyed": {[]any{deed{What: destroy}, result{}, deed{What: look}, result{State: "running"}}, false},
+	} {
+		if why := inconsistent(history(append(slices.Clone(made), tt.then...)...), time.Minute); (why == "") != tt.ok {
+			t.Errorf("%s: consistent %v, want %v: %s", name, why == "", tt.ok, why)
+		}
 	}
 }
