@@ -37,6 +37,7 @@ type subject struct {
 	lost  int
 	marks map[int]string // snapshots, by the name they have in the model
 	gone  bool           // it was asked to be destroyed
+	spent bool           // nothing more can become of it
 }
 
 // Bounds that keep a history small enough to be checked.
@@ -49,7 +50,7 @@ const (
 func (s *subject) worn() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.gone || len(s.ops) >= mostDeeds || s.lost >= mostLost
+	return s.gone || s.spent || len(s.ops) >= mostDeeds || s.lost >= mostLost
 }
 
 // campaign is one run of the program.
@@ -188,6 +189,7 @@ func (k *campaign) make(ctx context.Context, client int, c *Client, persist bool
 				k.up.wait(ctx)
 				continue
 			}
+			pauseFor(ctx, 100*time.Millisecond)
 			return
 		case happened:
 			s := &subject{c: c, id: a.str("id"), persist: persist, marks: map[int]string{}}
@@ -295,6 +297,11 @@ func (k *campaign) look(ctx context.Context, client int, s *subject) { k.state(c
 func (k *campaign) state(ctx context.Context, client int, s *subject) (state string) {
 	k.do(ctx, client, s, deed{What: look}, "GET", "", nil, func(a answer) (result, bool) {
 		state = a.str("state")
+		if state == "error" { // there is no way back
+			s.mu.Lock()
+			s.spent = true
+			s.mu.Unlock()
+		}
 		return result{State: state}, state != "provisioning"
 	})
 	return state

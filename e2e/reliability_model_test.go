@@ -135,7 +135,7 @@ func (l life) after(d deed, o result) []any {
 			l.State, l.Kept, l.HasKept, l.Stopped = "paused", l.Now, true, true
 		case running:
 			l.State = "destroyed"
-		case l.State != "paused" && l.State != "destroyed":
+		case l.State == "": // what does not run any more stays as it is
 			return nil
 		}
 		return one(l)
