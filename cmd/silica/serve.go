@@ -165,7 +165,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 		Version: version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
 		MaxSandboxes: c.MaxSandboxes, Prices: c.prices(),
 	}, server.Deps{
-		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Storage: storage.Ledger{Rows: rows, Blobs: blobs}, Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows,
+		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Snapshots: super, Storage: storage.Ledger{Rows: rows, Blobs: blobs}, Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows,
 		Directory: rows, Books: rows, Audit: rows, Templates: officialTemplates{rows}, Log: log,
 		Ready: func(context.Context) error { return readiness(ready, build) },
 		Nodes: nodes,

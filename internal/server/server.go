@@ -92,10 +92,10 @@ func orElse[T comparable](v *T, standard T) {
 	}
 }
 
-// Deps is what the server asks. All are needed but Snapshots, Ready and Log.
+// Deps is what the server asks. All are needed but Ready and Log.
 type Deps struct {
 	Sandboxes Sandboxes
-	Snapshots Snapshots // nil: none can be taken, and nothing of them is found
+	Snapshots Snapshots
 	Storage   Storage
 	Events    Events
 	Accounts  Accounts
@@ -144,9 +144,6 @@ func New(cfg Config, deps Deps) *Server {
 	cfg.setDefaults()
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
-	}
-	if deps.Snapshots == nil {
-		deps.Snapshots = noSnapshots{}
 	}
 	if deps.Tracer == nil {
 		deps.Tracer = noop.NewTracerProvider().Tracer("")

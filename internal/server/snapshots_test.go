@@ -223,16 +223,6 @@ func TestStorageOnTheWire(t *testing.T) {
 	request(t, "GET", base+"/api/v1/storage", "").want(t, 403, "FORBIDDEN")
 }
 
-// A server that takes no snapshots says so as of any endpoint that is not there.
-func TestServerWithoutSnapshots(t *testing.T) {
-	_, _, base := serveWorldWith(t, Config{}, func(d *Deps) { d.Snapshots = nil })
-	id := create(t, base, `{}`)
-	for _, path := range []string{"POST /sandboxes/" + id + "/pause", "POST /sandboxes/" + id + "/fork", "GET /snapshots", "GET /snapshots/x", "POST /snapshots/x/restore"} {
-		method, path, _ := strings.Cut(path, " ")
-		request(t, method, base+"/api/v1"+path, "").want(t, 404, "NOT_FOUND")
-	}
-}
-
 // Rows are shared, files are not: what makes something of a snapshot goes to the
 // server that has it.
 func TestSnapshotsAreWhereTheirNodeIs(t *testing.T) {

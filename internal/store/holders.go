@@ -10,8 +10,12 @@ import (
 // adds a column with a ref adds a line here, or what it names is garbage.
 const holding = `select 'image', slug, '', image from templates where image <> ''
 	union select 'seed', template, '', ref from seeds where ref <> ''
-	union select 'base', id, tenant, base from sandboxes where base <> '' and (files <> '' or freed = $1 or state = $2)
-	union select 'files', id, tenant, files from sandboxes where files <> ''`
+	union select 'base', id, tenant, base from sandboxes where base <> '' and (files <> '' or memory_ref <> '' or freed = $1 or state = $2)
+	union select 'files', id, tenant, files from sandboxes where files <> ''
+	union select 'memory', id, tenant, memory_ref from sandboxes where memory_ref <> ''
+	union select 'base', id, tenant, base from snapshots where base <> ''
+	union select 'snapshot', id, tenant, memory from snapshots where memory <> ''
+	union select 'snapshot', id, tenant, files from snapshots where files <> ''`
 
 // Holders lists every row that names an artifact. Those of other nodes name
 // artifacts that are there.
