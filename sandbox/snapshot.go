@@ -69,8 +69,6 @@ type SnapshotRequest struct {
 	Keep      bool
 	Retention time.Duration
 	Expires   time.Duration // from now; 0: never
-
-	Idempotency Idempotency // the same Key returns the snapshot it made
 }
 
 // ForkRequest asks for copies of a running sandbox, or of a snapshot.
@@ -81,6 +79,4 @@ type ForkRequest struct {
 	External External // empty fields: the parent's
 	Timeout  time.Duration
 	Metadata map[string]any // nil: the parent's
-
-	Idempotency Idempotency // the same Key returns the copies it made
 }

@@ -149,7 +149,6 @@ func newSnapshotCreate(t *terminal) *cobra.Command {
 	f.BoolVar(&req.Keep, "keep", false, "it never expires")
 	f.DurationVar(&retention, "retention", 0, "delete it so long after it was last used (default never)")
 	f.DurationVar(&expires, "expires", 0, "delete it so long from now (default never)")
-	f.StringVar(&req.IdempotencyKey, "idempotency-key", "", "the same key within 24 hours returns the same snapshot")
 	f.BoolVarP(&quiet, "quiet", "q", false, "print only the id")
 	return c
 }

@@ -114,14 +114,7 @@ func parseSnapshot(r *http.Request) (req sandbox.SnapshotRequest, err error) {
 	default:
 		req.Expires = *expires
 	}
-	req.Idempotency = f.idempotency(r, asked{"snapshot", param(r, "id"), req})
 	return req, f.err
-}
-
-// asked is what an idempotency key stands for, beside the body: of whom.
-type asked struct {
-	What, Of string
-	Request  any
 }
 
 func (s *Server) takeSnapshot(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
@@ -246,7 +239,6 @@ func parseFork(r *http.Request) (req sandbox.ForkRequest, counted bool, err erro
 	req.Metadata = f.object("metadata", maxMetadata)
 	n, counted := f.integer(1, maxCopies, "count")
 	req.Count = int(max(n, 1))
-	req.Idempotency = f.idempotency(r, asked{"fork", param(r, "id"), req})
 	return req, counted, f.err
 }
 

@@ -125,7 +125,7 @@ func TestForkOnTheWire(t *testing.T) {
 	if err := json.Unmarshal(a.raw, &h); err != nil || h.Metadata["k"] != `{"deep":true}` {
 		t.Errorf("%+v: %v", h, err)
 	}
-	if got := w.forked[0]; got.Count != 1 || got.Name != "copy" || got.External.User != "u" || got.Timeout != time.Minute || got.Idempotency.Key != "k" {
+	if got := w.forked[0]; got.Count != 1 || got.Name != "copy" || got.External.User != "u" || got.Timeout != time.Minute {
 		t.Errorf("asked for %+v", got)
 	}
 	// Our own extension: count.
