@@ -53,6 +53,8 @@ type Config struct {
 	// Setting stands for what else decides an image's content: the agent's
 	// digest, the operator's mirrors. Another setting, another revision.
 	Setting string
+	// Nameservers are what sandboxes will be told; none: the image's.
+	Nameservers []string
 	// Report is told of progress, about once a second. It must not block.
 	Report func(Status)
 }
