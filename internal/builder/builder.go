@@ -120,7 +120,7 @@ func (b *Builder) ensure(ctx context.Context, r Recipe) (sandbox.Template, error
 	}
 	if driver, ok := b.Driver.(runtime.Snapshotter); ok {
 		b.mu.Lock()
-		b.own[nameOf(t.Slug, t.Revision, driver.SnapshotKey(r.Resources()))] = true
+		b.own[nameOf(t.Key(), t.Revision, driver.SnapshotKey(r.Resources()))] = true
 		b.mu.Unlock()
 		if _, err := b.Seed(ctx, t, r.Resources(), ""); err != nil {
 			return sandbox.Template{}, err
@@ -155,7 +155,7 @@ func (b *Builder) forgetRevisions(ctx context.Context, t, old sandbox.Template) 
 		return
 	}
 	for _, s := range snapshots {
-		if s.Template == t.Slug && s.Revision != t.Revision {
+		if s.Template == t.Key() && s.Revision != t.Revision {
 			b.forget(ctx, s.Ref)
 		}
 	}

@@ -112,11 +112,11 @@ func (t *trial) ready(ctx context.Context) error {
 		return nil
 	}
 	for _, m := range t.copies() {
-		p, err := m.client.RunningApp(ctx)
+		p, err := m.client.LastApp(ctx)
 		if err != nil {
 			return err
 		}
-		if p == nil {
+		if p == nil || !p.Running {
 			return finding("the start command does not run in it")
 		}
 		if err := m.awaitReady(ctx, t.q.template.Built, copyReady); err != nil {

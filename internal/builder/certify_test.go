@@ -138,7 +138,7 @@ func TestWarmCopiesHaveTheAppRunning(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer m.destroy(t.Context())
-		if p, err := m.client.RunningApp(t.Context()); err != nil || p == nil || p.Command != "serve" {
+		if p, err := m.client.LastApp(t.Context()); err != nil || p == nil || !p.Running || p.Command != "serve" {
 			t.Errorf("in a copy runs %v, %v", p, err)
 		}
 	})

@@ -49,7 +49,7 @@ func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Reso
 		return sandbox.Seed{}, sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "this runtime keeps no snapshots")
 	}
 	key := driver.SnapshotKey(res)
-	name := nameOf(t.Slug, t.Revision, key)
+	name := nameOf(t.Key(), t.Revision, key)
 	for {
 		b.mu.Lock()
 		f := b.flights[name]
@@ -77,13 +77,13 @@ func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Reso
 	}
 }
 
-func nameOf(slug, revision, key string) string { return slug + " " + revision + " " + key }
+func nameOf(template, revision, key string) string { return template + " " + revision + " " + key }
 
 // snapshotName names the snapshot of t for a size. own says that the size is the
 // template's.
 func (b *Builder) snapshotName(t sandbox.Template, res sandbox.Resources) (name string, own bool) {
 	if driver, ok := b.Driver.(runtime.Snapshotter); ok {
-		name = nameOf(t.Slug, t.Revision, driver.SnapshotKey(res))
+		name = nameOf(t.Key(), t.Revision, driver.SnapshotKey(res))
 	}
 	return name, b.isOwn(t, name)
 }
@@ -91,7 +91,7 @@ func (b *Builder) snapshotName(t sandbox.Template, res sandbox.Resources) (name 
 // isOwn tells whether a snapshot of t is of the size that t has by default.
 func (b *Builder) isOwn(t sandbox.Template, name string) bool {
 	driver, ok := b.Driver.(runtime.Snapshotter)
-	if ok && t.Built.VCPU > 0 && name == nameOf(t.Slug, t.Revision, driver.SnapshotKey(t.Built.Resources())) {
+	if ok && t.Built.VCPU > 0 && name == nameOf(t.Key(), t.Revision, driver.SnapshotKey(t.Built.Resources())) {
 		return true
 	}
 	b.mu.Lock()
@@ -108,7 +108,7 @@ func (b *Builder) trim(ctx context.Context, t sandbox.Template) {
 		return
 	}
 	all = slices.DeleteFunc(all, func(s sandbox.Seed) bool {
-		return s.Template != t.Slug || s.Revision != t.Revision || b.isOwn(t, nameOf(s.Template, s.Revision, s.Key))
+		return s.Template != t.Key() || s.Revision != t.Revision || b.isOwn(t, nameOf(s.Template, s.Revision, s.Key))
 	})
 	slices.SortFunc(all, func(a, b sandbox.Seed) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	for _, s := range all[min(len(all), maxOtherSizes):] {
@@ -127,7 +127,7 @@ type seedRequest struct {
 }
 
 func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRequest) (sandbox.Seed, error) {
-	have, err := b.Store.Seed(ctx, q.template.Slug, q.template.Revision, q.key)
+	have, err := b.Store.Seed(ctx, q.template.Key(), q.template.Revision, q.key)
 	switch {
 	case err == nil && have.Ref != q.broken && b.whole(ctx, have.Ref, "snapshot"):
 		return have, nil
@@ -162,7 +162,7 @@ func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRe
 	if err != nil {
 		return sandbox.Seed{}, fmt.Errorf("snapshot of template %s for %s: %w", q.template.Slug, q.key, err)
 	}
-	s := sandbox.Seed{Template: q.template.Slug, Revision: q.template.Revision, Key: q.key, Ref: made.ref, CreatedAt: b.now()}
+	s := sandbox.Seed{Template: q.template.Key(), Revision: q.template.Revision, Key: q.key, Ref: made.ref, CreatedAt: b.now()}
 	if err := b.Store.SaveSeed(ctx, s); err != nil {
 		b.discard(context.WithoutCancel(ctx), made.ref)
 		return sandbox.Seed{}, err

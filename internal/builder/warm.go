@@ -27,7 +27,7 @@ const (
 func (m *member) warmUp(ctx context.Context, t sandbox.Template) error {
 	spec := t.Built
 	m.builder.doing(t.Slug, "running its start command")
-	p, err := m.client.StartApp(ctx, guest.App{Start: spec.StartCmd, Port: spec.PreviewPort, Workdir: t.Workdir, User: t.User})
+	p, err := m.client.StartApp(ctx, guest.AppOf(t))
 	if err != nil {
 		return fmt.Errorf("start command: %w", err)
 	}
@@ -90,7 +90,7 @@ func (m *member) readyNow(ctx context.Context, spec sandbox.BuildSpec) error {
 
 // lastWords is the end of what the start command printed.
 func (m *member) lastWords(ctx context.Context) string {
-	text, err := m.client.AppTail(ctx, maxOutput)
+	text, _, err := m.client.AppTail(ctx, maxOutput)
 	if err != nil {
 		return ""
 	}

@@ -95,18 +95,56 @@ func (c *Client) StartApp(ctx context.Context, a App) (*guestpb.Process, error) 
 	})
 }
 
-// RunningApp returns the app that runs or is being installed; nil when there is none.
-func (c *Client) RunningApp(ctx context.Context) (*guestpb.Process, error) {
+// AppOf is the app of a template, without its installation.
+func AppOf(t sandbox.Template) App {
+	return App{Start: t.Built.StartCmd, Port: t.Built.PreviewPort, Workdir: t.Workdir, User: t.User}
+}
+
+// LastApp returns the app that was started last, whether or not it still runs;
+// nil when there was none.
+func (c *Client) LastApp(ctx context.Context) (last *guestpb.Process, err error) {
 	list, err := c.Processes(ctx, KindApp)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range slices.Backward(list) {
-		if p != nil && p.Kind == KindApp && p.Running {
-			return p, nil
+	for _, p := range list {
+		if p != nil && p.Kind == KindApp && (last == nil || p.Id > last.Id) {
+			last = p
 		}
 	}
-	return nil, nil
+	return last, err
+}
+
+// AppInstalled tells whether a process that is an app has come to its start command.
+func AppInstalled(p *guestpb.Process) bool { return p.End > 0 }
+
+// appGrace is how long an app may take to end by itself.
+const appGrace = 5 * time.Second
+
+// StopApp ends an app with everything it started.
+func (c *Client) StopApp(ctx context.Context, p *guestpb.Process) error {
+	const term, kill = 15, 9
+	for _, signal := range []int32{term, kill} {
+		if err := c.Signal(ctx, &guestpb.SignalRequest{Id: p.Id, Signal: signal, Tree: true}); err != nil {
+			return err
+		}
+		patience, cancel := context.WithTimeout(ctx, appGrace)
+		err := c.awaitExit(patience, p.Id)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return lost
+}
+
+func (c *Client) awaitExit(ctx context.Context, id uint64) error {
+	for ev, err := range c.Attach(ctx, &guestpb.AttachRequest{Id: id, ExitOnly: true}) {
+		if err != nil {
+			return err
+		}
+		if ev.GetExited() != nil {
+			return nil
+		}
+	}
+	return lost
 }
 
 // AwaitApp blocks until an app is installed and has run for a moment, or has
@@ -142,25 +180,26 @@ func (c *Client) AwaitApp(ctx context.Context, id uint64) (*guestpb.ProcessEvent
 
 var errSettled = errors.New("the app has run for a moment")
 
-// AppTail returns the last bytes of what the app printed, at most n; nothing when
-// there is no log.
-func (c *Client) AppTail(ctx context.Context, n int64) ([]byte, error) {
+// AppTail returns the last bytes of what the app printed, at most n, and when it
+// did so last; nothing when there is no log.
+func (c *Client) AppTail(ctx context.Context, n int64) (text []byte, at time.Time, err error) {
 	e, err := c.Stat(ctx, AppLog)
 	if none(err) {
-		return nil, nil
+		return nil, at, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, at, err
 	}
 	f, err := c.ReadFile(ctx, AppLog, max(e.Size-n, 0))
 	if none(err) {
-		return nil, nil
+		return nil, at, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, at, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, n))
+	text, err = io.ReadAll(io.LimitReader(f, n))
+	return text, time.Unix(0, e.ModifiedUnixNano), err
 }
 
 // none tells whether an error says that there is no such file.
