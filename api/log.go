@@ -4,10 +4,10 @@ import "time"
 
 // LogLine is one line of a sandbox's log.
 type LogLine struct {
-	ID        string    `json:"id"` // what Last-Event-ID takes
+	ID        string    `json:"id"` // what Last-Event-ID takes; empty for the app's lines
 	Timestamp time.Time `json:"timestamp"`
-	Source    string    `json:"source"` // "lifecycle"
-	Stream    string    `json:"stream"` // "system"
+	Source    string    `json:"source"` // "lifecycle", or "template" for its app
+	Stream    string    `json:"stream"` // "system", or "stdout" for the app
 	Level     string    `json:"level"`  // "info" or "error"
 	Line      string    `json:"line"`
 	Message   string    `json:"message"` // the line again

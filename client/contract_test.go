@@ -95,6 +95,9 @@ var calls = map[string]func(ctx context.Context, c *client.Client) error{
 	"deleteTerminal": func(ctx context.Context, c *client.Client) error { return c.DeleteTerminal(ctx, sb, "s") },
 	"resizeTerminal": func(ctx context.Context, c *client.Client) error { return c.ResizeTerminal(ctx, sb, "s", 80, 24) },
 
+	"startApp":         func(ctx context.Context, c *client.Client) error { return failed(c.StartApp(ctx, sb, api.StartApp{})) },
+	"sandboxArtifacts": func(ctx context.Context, c *client.Client) error { return failed(c.Artifacts(ctx, sb)) },
+
 	"createProcess": func(ctx context.Context, c *client.Client) error {
 		return failed(c.StartProcess(ctx, sb, api.ProcessRequest{}))
 	},

@@ -48,6 +48,9 @@ const (
 	CodeNotRunning       = "SANDBOX_NOT_RUNNING"
 	CodeSandboxGone      = "SANDBOX_LOST"
 	CodeTemplateNotReady = "TEMPLATE_NOT_READY"
+	CodeSnapshotFailed   = "SNAPSHOT_FAILED"       // of a build: the template did not start, or could not be kept
+	CodeCertification    = "CERTIFICATION_FAILED"  // of a build: copies are not what they must be
+	CodeTemplateStart    = "TEMPLATE_START_FAILED" // the app of a template did not come to run
 	CodeIdempotency      = "IDEMPOTENCY_PAYLOAD_MISMATCH"
 	CodeConflict         = "CONFLICT"
 	CodeRateLimited      = "RATE_LIMITED"

@@ -23,7 +23,7 @@ func newSandbox(t *terminal) *cobra.Command {
 		newSandboxWait(t), newSandboxStop(t), newSandboxStart(t), newSandboxRestart(t), newSandboxRm(t))
 	under(g, "keep", "Keep and branch:", newSandboxPause(t), newSandboxResume(t), newSnapshot(t), newSandboxFork(t))
 	under(g, "work", "Work in one:", newSandboxExec(t), newSandboxShell(t), newSandboxTerminals(t), newSandboxRun(t), newSandboxPs(t),
-		newProcess(t), newService(t), newEnv(t), newSandboxForward(t))
+		newProcess(t), newService(t), newApp(t), newEnv(t), newSandboxForward(t))
 	under(g, "files", "Files:", newSandboxCp(t), newFiles(t))
 	under(g, "look", "Look:", newSandboxTop(t), newSandboxLogs(t), newSandboxEvents(t), newSandboxUsage(t))
 	return g

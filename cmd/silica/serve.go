@@ -123,7 +123,10 @@ func runServe(ctx context.Context, c Config) (err error) {
 		Store:   rows,
 		Log:     log,
 		Setting: fmt.Sprintf("%s %+v", agent.Digest, outside),
-		Report:  func(s builder.Status) { log.Info(s.String()) },
+
+		Nameservers: nameservers(c),
+
+		Report: func(s builder.Status) { log.Info(s.String()) },
 	})
 	recipe, err := defaultRecipe()
 	if err != nil {

@@ -53,6 +53,8 @@ type Config struct {
 	// Setting stands for what else decides an image's content: the agent's
 	// digest, the operator's mirrors. Another setting, another revision.
 	Setting string
+	// Nameservers are what sandboxes will be told; none: the image's.
+	Nameservers []string
 	// Report is told of progress, about once a second. It must not block.
 	Report func(Status)
 }
@@ -118,7 +120,7 @@ func (b *Builder) ensure(ctx context.Context, r Recipe) (sandbox.Template, error
 	}
 	if driver, ok := b.Driver.(runtime.Snapshotter); ok {
 		b.mu.Lock()
-		b.own[nameOf(t.Slug, t.Revision, driver.SnapshotKey(r.Resources()))] = true
+		b.own[nameOf(t.Key(), t.Revision, driver.SnapshotKey(r.Resources()))] = true
 		b.mu.Unlock()
 		if _, err := b.Seed(ctx, t, r.Resources(), ""); err != nil {
 			return sandbox.Template{}, err
@@ -153,7 +155,7 @@ func (b *Builder) forgetRevisions(ctx context.Context, t, old sandbox.Template) 
 		return
 	}
 	for _, s := range snapshots {
-		if s.Template == t.Slug && s.Revision != t.Revision {
+		if s.Template == t.Key() && s.Revision != t.Revision {
 			b.forget(ctx, s.Ref)
 		}
 	}

@@ -81,8 +81,8 @@ func TestRemakesAreBounded(t *testing.T) {
 		}
 		<-c.turn
 		synctest.Wait()
-		if n := len(w.driver.Starts()) - before; n != 2*(maxRemakes+1) {
-			t.Errorf("%d starts, want two for each of %d snapshots", n, maxRemakes+1)
+		if n := len(w.driver.Starts()) - before; n != 3*(maxRemakes+1) {
+			t.Errorf("%d starts, want three for each of %d snapshots", n, maxRemakes+1)
 		}
 		for i := range 5 {
 			w.pass(calm)

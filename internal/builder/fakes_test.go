@@ -168,7 +168,7 @@ func newWorld(t *testing.T) *world {
 
 // restart gives the world the builder of a new daemon.
 func (w *world) restart(setting string) {
-	w.Builder = New(Config{Driver: w.driver, Images: w.images, Blobs: w.blobs, Store: w.rows, Setting: setting,
+	w.Builder = New(Config{Driver: w.driver, Images: w.images, Blobs: w.blobs, Store: w.rows, Setting: setting, Nameservers: []string{"10.0.0.1"},
 		Log: slog.New(slog.DiscardHandler), Report: func(s Status) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 )
 
 // seedTimeout bounds making and proving one snapshot.
-const seedTimeout = 3 * time.Minute
+const seedTimeout = 5 * time.Minute
 
 // calm is how long nothing must have been made for a key until the next try
 // counts as the first again.
@@ -49,7 +49,7 @@ func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Reso
 		return sandbox.Seed{}, sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "this runtime keeps no snapshots")
 	}
 	key := driver.SnapshotKey(res)
-	name := nameOf(t.Slug, t.Revision, key)
+	name := nameOf(t.Key(), t.Revision, key)
 	for {
 		b.mu.Lock()
 		f := b.flights[name]
@@ -77,17 +77,26 @@ func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Reso
 	}
 }
 
-func nameOf(slug, revision, key string) string { return slug + " " + revision + " " + key }
+func nameOf(template, revision, key string) string { return template + " " + revision + " " + key }
 
 // snapshotName names the snapshot of t for a size. own says that the size is the
 // template's.
 func (b *Builder) snapshotName(t sandbox.Template, res sandbox.Resources) (name string, own bool) {
 	if driver, ok := b.Driver.(runtime.Snapshotter); ok {
-		name = nameOf(t.Slug, t.Revision, driver.SnapshotKey(res))
+		name = nameOf(t.Key(), t.Revision, driver.SnapshotKey(res))
+	}
+	return name, b.isOwn(t, name)
+}
+
+// isOwn tells whether a snapshot of t is of the size that t has by default.
+func (b *Builder) isOwn(t sandbox.Template, name string) bool {
+	driver, ok := b.Driver.(runtime.Snapshotter)
+	if ok && t.Built.VCPU > 0 && name == nameOf(t.Key(), t.Revision, driver.SnapshotKey(t.Built.Resources())) {
+		return true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return name, b.own[name]
+	return b.own[name]
 }
 
 // trim forgets the oldest snapshots of a template for sizes that are not its own,
@@ -98,11 +107,9 @@ func (b *Builder) trim(ctx context.Context, t sandbox.Template) {
 		b.Log.Warn("snapshots not counted", "template", t.Slug, "err", err)
 		return
 	}
-	b.mu.Lock()
 	all = slices.DeleteFunc(all, func(s sandbox.Seed) bool {
-		return s.Template != t.Slug || s.Revision != t.Revision || b.own[nameOf(s.Template, s.Revision, s.Key)]
+		return s.Template != t.Key() || s.Revision != t.Revision || b.isOwn(t, nameOf(s.Template, s.Revision, s.Key))
 	})
-	b.mu.Unlock()
 	slices.SortFunc(all, func(a, b sandbox.Seed) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	for _, s := range all[min(len(all), maxOtherSizes):] {
 		b.Log.Info("forgetting the snapshot of a size for newer ones", "template", t.Slug, "key", s.Key)
@@ -120,7 +127,7 @@ type seedRequest struct {
 }
 
 func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRequest) (sandbox.Seed, error) {
-	have, err := b.Store.Seed(ctx, q.template.Slug, q.template.Revision, q.key)
+	have, err := b.Store.Seed(ctx, q.template.Key(), q.template.Revision, q.key)
 	switch {
 	case err == nil && have.Ref != q.broken && b.whole(ctx, have.Ref, "snapshot"):
 		return have, nil
@@ -142,21 +149,81 @@ func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRe
 	began := b.now()
 	within, cancel := context.WithTimeout(ctx, seedTimeout)
 	defer cancel()
-	ref, err := b.snapshot(within, driver, q)
+	made, err := b.takeSeed(within, driver, q)
+	if err == nil {
+		err = b.certify(within, q, made)
+	}
+	if err != nil && made.ref != "" {
+		b.discard(context.WithoutCancel(ctx), made.ref)
+	}
 	if err == nil || ctx.Err() == nil { // the caller's going away is no failure
 		b.note(q.name, err)
 	}
 	if err != nil {
 		return sandbox.Seed{}, fmt.Errorf("snapshot of template %s for %s: %w", q.template.Slug, q.key, err)
 	}
-	s := sandbox.Seed{Template: q.template.Slug, Revision: q.template.Revision, Key: q.key, Ref: ref, CreatedAt: b.now()}
+	s := sandbox.Seed{Template: q.template.Key(), Revision: q.template.Revision, Key: q.key, Ref: made.ref, CreatedAt: b.now()}
 	if err := b.Store.SaveSeed(ctx, s); err != nil {
-		b.discard(context.WithoutCancel(ctx), ref)
+		b.discard(context.WithoutCancel(ctx), made.ref)
 		return sandbox.Seed{}, err
 	}
 	b.Log.Info("snapshot made", "template", s.Template, "key", s.Key, "ref", s.Ref, "took", b.now().Sub(began))
 	b.trim(ctx, q.template)
 	return s, nil
+}
+
+// candidate is a snapshot that no row names, and that nobody has tested yet.
+type candidate struct {
+	ref    sandbox.Ref
+	seed   string // of the agent in it
+	random []byte // what the original drew after it
+}
+
+// takeSeed starts the template cold, has its start command run if copies are to
+// have that, and stores its memory. Whoever asked deletes what comes of it. What
+// fails is classified as [sandbox.CodeSnapshotFailed].
+func (b *Builder) takeSeed(ctx context.Context, driver runtime.Snapshotter, q seedRequest) (made candidate, err error) {
+	step := "starting it once"
+	fail := func(err error) (candidate, error) { return candidate{ref: made.ref}, notTaken(ctx, step, err) }
+	b.doing(q.template.Slug, step)
+	source, err := b.start(ctx, q, "", "sandbox")
+	if err != nil {
+		return fail(err)
+	}
+	defer source.destroy(ctx) // the copies need the room
+
+	if q.template.Built.WarmStart {
+		step = "starting its app"
+		if err := source.warmUp(ctx, q.template); err != nil {
+			return fail(err)
+		}
+	}
+	step = "taking the memory snapshot"
+	b.doing(q.template.Slug, step)
+	// One command: the image can run any, and what every first command needs
+	// is in memory. No more than that: each path looked up makes restores slower.
+	if _, err := source.output(ctx, "/bin/sh", "-c", "true"); err != nil {
+		return fail(err)
+	}
+	// A kept connection would be in the snapshot, cut off in every copy.
+	source.client.Close()
+	if made.ref, err = driver.Snapshot(ctx, source.id); err != nil {
+		return fail(err)
+	}
+	made.seed = source.seed
+	if made.random, err = source.randomness(ctx); err != nil {
+		return fail(err)
+	}
+	return made, nil
+}
+
+// notTaken classifies why there is no snapshot, unless ctx has ended.
+func notTaken(ctx context.Context, step string, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", step, context.Cause(ctx))
+	}
+	return sandbox.E(sandbox.Unavailable, sandbox.CodeSnapshotFailed, "no snapshot could be taken of it, when "+step+forUsers(err)).
+		With("step", step).Because(err)
 }
 
 // admit refuses a try that comes too soon after the last.

@@ -137,6 +137,14 @@ type Meter interface {
 	Usage(ctx context.Context, id sandbox.ID) (Usage, error)
 }
 
+// Limiter is a Driver that can tell what it holds a sandbox to.
+type Limiter interface {
+	// Limits returns the CPU and memory that the host lets a running sandbox
+	// have, as they are in force and not as they were asked for. What isn't
+	// limited is 0, and so is the disk, which the agent sees for itself.
+	Limits(ctx context.Context, id sandbox.ID) (sandbox.Resources, error)
+}
+
 // Pooler is a Driver that can make what every start needs ahead of time.
 type Pooler interface {
 	// Prepare keeps n empty slots ready for sandboxes of this image and size,

@@ -47,6 +47,8 @@ type world struct {
 	notReady  bool // new sandboxes stay provisioning
 	cuts      int  // how often the log broke
 	ports     map[uint16]string
+	spec      sandbox.BuildSpec // of the template, and where it works
+	workdir   string
 
 	snapshots    []*sandbox.Snapshot // newest first
 	newSnapshots sandbox.SnapshotStatus
@@ -639,7 +641,7 @@ func (w *world) DeleteKey(_ context.Context, tenant sandbox.TenantID, id string)
 }
 
 func (w *world) Templates(context.Context, sandbox.Caller) ([]sandbox.Template, error) {
-	return []sandbox.Template{{Slug: "miosa-sandbox", Name: "Sandbox", CreatedAt: time.Now()}}, nil
+	return []sandbox.Template{{Slug: "miosa-sandbox", Name: "Sandbox", CreatedAt: time.Now(), Built: w.spec, Workdir: w.workdir}}, nil
 }
 
 // fakeAgent plays the agent: commands are Go functions, files are in a map.
@@ -659,7 +661,9 @@ type fakeAgent struct {
 	told     chan any            // what processes were sent: input, sizes, signals
 	services []*guestpb.Service
 	spawned  []*spawned
-	stepped  chan struct{} // closed and remade when one of spawned changes
+	// spawnHook is told of each app that is started.
+	spawnHook func(id uint64)
+	stepped   chan struct{} // closed and remade when one of spawned changes
 }
 
 // process is a running command.
@@ -755,7 +759,7 @@ func (a *fakeAgent) Resize(ctx context.Context, req *connect.Request[guestpb.Res
 }
 
 func (a *fakeAgent) Signal(ctx context.Context, req *connect.Request[guestpb.SignalRequest]) (*connect.Response[guestpb.SignalResponse], error) {
-	if id := req.Msg.Id; a.spawnedKind(id) == kindProcess || a.spawnedKind(id) == kindCommand {
+	if id := req.Msg.Id; a.spawnedKind(id) == kindProcess || a.spawnedKind(id) == kindCommand || a.spawnedKind(id) == guest.KindApp {
 		a.ends(id, 128+req.Msg.Signal)
 		return connect.NewResponse(&guestpb.SignalResponse{}), nil
 	}

@@ -89,6 +89,7 @@ func (s *Server) routes() []route {
 		asComputer(s.serviceRoutes()),
 		asComputer(s.envRoutes()),
 		asComputer(s.recordRoutes()),
+		asComputer(s.appRoutes()),
 		s.computerRoutes(),
 		s.computeRoutes(),
 		s.catalogueRoutes(),

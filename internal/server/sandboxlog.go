@@ -14,8 +14,9 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
-// A sandbox's log is what befell it, as lines. What programs print in it is in
-// the answers and events of whoever started them.
+// A sandbox's log is what befell it, as lines, and after that what its template's
+// app printed. What other programs print in it is in the answers and events of
+// whoever started them. The stream has only what befell it.
 
 // Bounds of ?lines= (or tail, limit).
 const (
@@ -53,8 +54,11 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request, c sandbox.Caller) 
 	}
 	a := api.SandboxLog{SandboxID: string(sb.ID), Lines: []string{}, Entries: []api.LogLine{}}
 	for _, ev := range found {
-		l := logLine(ev)
-		a.Entries = append(a.Entries, l)
+		a.Entries = append(a.Entries, logLine(ev))
+	}
+	a.Entries = append(a.Entries, s.appLog(r.Context(), c, sb, n)...)
+	a.Entries = a.Entries[max(len(a.Entries)-n, 0):]
+	for _, l := range a.Entries {
 		a.Lines = append(a.Lines, l.Line)
 	}
 	if len(a.Lines) > 0 {

@@ -130,6 +130,7 @@ type Server struct {
 	sessions *sessions
 	page     func() ([]byte, error) // the same for people, made once
 	places   *places
+	apps     *launches
 
 	execMemory *budget // what blocking commands hold
 
@@ -154,7 +155,7 @@ func New(cfg Config, deps Deps) *Server {
 	s := &Server{
 		cfg: cfg, deps: deps, log: deps.Log,
 		limiter: newLimiter(cfg.RateLimit, time.Minute), guesses: newLimiter(maxGuesses, guessWindow), trusted: newTrusted(),
-		inFlight: newInFlight(cfg.MaxInFlight, cfg.MaxStreams), sessions: newSessions(), places: newPlaces(), execMemory: newBudget(cfg.ExecMemory),
+		inFlight: newInFlight(cfg.MaxInFlight, cfg.MaxStreams), sessions: newSessions(), places: newPlaces(), apps: newLaunches(), execMemory: newBudget(cfg.ExecMemory),
 	}
 	s.metrics = newMetrics(deps.Registry, s.inFlight)
 	polls := 0

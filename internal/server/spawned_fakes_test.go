@@ -33,6 +33,9 @@ func (a *fakeAgent) Spawn(_ context.Context, req *connect.Request[guestpb.SpawnR
 		StartedUnixNano: time.Now().UnixNano(), Running: true, Terminal: start.Pty != nil,
 	}}
 	a.spawned = append(a.spawned, p)
+	if a.spawnHook != nil && p.Kind == guest.KindApp {
+		go a.spawnHook(id)
+	}
 	return connect.NewResponse(&guestpb.SpawnResponse{Process: p.Process}), nil
 }
 

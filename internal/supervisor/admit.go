@@ -29,13 +29,13 @@ var (
 )
 
 // admit checks a request against the operator's bounds and resolves its
-// defaults into a row that is not written yet.
-func (c Config) admit(caller sandbox.Caller, req sandbox.CreateRequest) (sandbox.Sandbox, error) {
+// defaults into a row that is not written yet. usual is its template's size.
+func (c Config) admit(caller sandbox.Caller, req sandbox.CreateRequest, usual sandbox.Resources) (sandbox.Sandbox, error) {
 	at := now()
 	sb := sandbox.Sandbox{
 		ID: sandbox.NewID(), Slug: sandbox.NewSlug(), State: sandbox.Provisioning,
 		Tenant: caller.Tenant, Owner: caller.User, External: req.External, Name: req.Name,
-		Spec:    sandbox.Spec{Template: req.Template, Resources: resourcesOr(req.Resources, c.Default), Env: req.Env},
+		Spec:    sandbox.Spec{Template: req.Template, Resources: resourcesOr(req.Resources, usual), Env: req.Env},
 		Timeout: req.Timeout, Idle: req.Idle, Persist: req.Persist, AlwaysOn: req.AlwaysOn, AutoStart: req.AutoStart,
 		Tags: req.Tags, Metadata: req.Metadata, CreatedAt: at, UpdatedAt: at,
 	}

@@ -26,7 +26,7 @@ type Config struct {
 	// own. 0: no bound.
 	MaxSandboxes int
 
-	WarmPool   int           // restored members of the default template; 0: none
+	WarmPool   int           // restored members of the default template, unless that says otherwise; 0: none
 	EmptySlots int           // what Pooler drivers keep ready; 0: none
 	Starts     int           // starts at once: the number of CPUs, at least 2
 	CreateWait time.Duration // how long Create waits for the sandbox to run: 2 s
@@ -180,6 +180,8 @@ type SnapshotStore interface {
 // Templates says what sandboxes start from. NotFound for what there is not.
 type Templates interface {
 	Template(ctx context.Context, slug string) (sandbox.Template, error)
+	// Templates lists them all, for their pools.
+	Templates(ctx context.Context) ([]sandbox.Template, error)
 	Seed(ctx context.Context, slug, revision, key string) (sandbox.Seed, error)
 }
 

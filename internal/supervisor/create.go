@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -24,18 +25,21 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 		}
 		req.Workspace.ID = c.Workspace
 	}
-	sb, err := s.cfg.admit(c, req)
+	t, unresolved := s.resolve(ctx, cmp.Or(req.Template, s.cfg.Template))
+	sb, err := s.cfg.admit(c, req, s.sizeOf(t))
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
 	if err := s.room(ctx, sb.Spec.Resources); err != nil {
 		return sandbox.Sandbox{}, err
 	}
-	t, err := s.resolve(ctx, sb.Spec.Template)
-	if err != nil {
-		return sandbox.Sandbox{}, err
+	if unresolved != nil {
+		return sandbox.Sandbox{}, unresolved
 	}
-	sb.Spec.Revision = t.Revision // empty while it is being built
+	sb.Spec.Template, sb.Spec.Revision = t.Key(), t.Revision // no revision while it is being built
+	if sb.Spec.Resources == s.sizeOf(t) {
+		s.demand.note(t.Key(), time.Now())
+	}
 	// Known before the row is, so that whoever finds the row finds the unit.
 	u := s.unit(sb.ID)
 	// A caller who leaves while the row is being written must not leave a row
@@ -47,10 +51,12 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
+	if fresh {
+		s.wakePool()
+	}
 	if fresh && got.State == sandbox.Running {
 		u = s.unit(got.ID)
 		s.spawn(func() { s.identify(because(u.life, ctx), u, got, t) })
-		s.wakePool()
 	} else if fresh {
 		s.spawn(func() { s.provision(because(u.life, ctx), u, got, t) })
 	}
@@ -262,7 +268,7 @@ func (s *Supervisor) snapshot(ctx context.Context, t sandbox.Template, res sandb
 	if !ok {
 		return sandbox.Seed{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "the driver restores no snapshots")
 	}
-	return s.templates.Seed(ctx, t.Slug, t.Revision, d.SnapshotKey(res))
+	return s.templates.Seed(ctx, t.Key(), t.Revision, d.SnapshotKey(res))
 }
 
 // init gives a started, restored or claimed sandbox its identity.
@@ -279,6 +285,7 @@ func (s *Supervisor) init(ctx context.Context, u *unit, sb sandbox.Sandbox, t sa
 	if err != nil {
 		return fmt.Errorf("init %s: %w", u.id, err)
 	}
+	s.autoStart(ctx, u, sb, t)
 	return nil
 }
 

@@ -37,6 +37,8 @@ type machine struct {
 	host   fakeCapacity
 	cfg    Config
 	a, b   sandbox.Caller // of two tenants
+	// describe adds to templates what their rows do not keep.
+	describe func(*sandbox.Template)
 }
 
 // newMachine returns a machine with a template "base" and its snapshot, that has
@@ -117,9 +119,12 @@ func (m *machine) tenant(slug string) sandbox.Caller {
 }
 
 // template makes a revision of "base" current, with a snapshot for size.
-func (m *machine) template(revision string) sandbox.Ref {
+func (m *machine) template(revision string) sandbox.Ref { return m.templateOf("base", revision) }
+
+// templateOf is template for another slug.
+func (m *machine) templateOf(slug, revision string) sandbox.Ref {
 	m.t.Helper()
-	tpl := sandbox.Template{Slug: "base", Revision: revision, Image: runtimetest.Image(revision), Workdir: "/root",
+	tpl := sandbox.Template{Slug: slug, Revision: revision, Image: runtimetest.Image(revision), Workdir: "/root",
 		Env: map[string]string{"FROM": "template", "BOTH": "template"}, CreatedAt: time.Now()}
 	if err := m.db.SaveTemplate(m.ctx, tpl); err != nil {
 		m.t.Fatal(err)
@@ -135,7 +140,7 @@ func (m *machine) template(revision string) sandbox.Ref {
 	if err := m.fake.Destroy(m.ctx, id); err != nil {
 		m.t.Fatal(err)
 	}
-	err = m.db.SaveSeed(m.ctx, sandbox.Seed{Template: "base", Revision: revision, Key: m.fake.SnapshotKey(size), Ref: ref})
+	err = m.db.SaveSeed(m.ctx, sandbox.Seed{Template: slug, Revision: revision, Key: m.fake.SnapshotKey(size), Ref: ref})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -147,8 +152,31 @@ func (m *machine) deps(st Store) Deps {
 	if testing.Verbose() {
 		out = m.t.Output()
 	}
-	return Deps{Store: st, Templates: m.db, Driver: m.fake, Events: m.log, Builds: m.builds, Capacity: &m.host, Kept: m.fake,
+	return Deps{Store: st, Templates: m, Driver: m.fake, Events: m.log, Builds: m.builds, Capacity: &m.host, Kept: m.fake,
 		Log: slog.New(slog.NewTextHandler(out, nil))}
+}
+
+// Template, Seed and Templates are the rows, as the machine describes them.
+func (m *machine) Template(ctx context.Context, slug string) (sandbox.Template, error) {
+	t, err := m.db.Template(ctx, slug)
+	if err == nil && m.describe != nil {
+		m.describe(&t)
+	}
+	return t, err
+}
+
+func (m *machine) Seed(ctx context.Context, slug, revision, key string) (sandbox.Seed, error) {
+	return m.db.Seed(ctx, slug, revision, key)
+}
+
+func (m *machine) Templates(ctx context.Context) ([]sandbox.Template, error) {
+	list, err := m.db.Templates(ctx)
+	for i := range list {
+		if m.describe != nil {
+			m.describe(&list[i])
+		}
+	}
+	return list, err
 }
 
 // up starts a supervisor and has it recover.

@@ -1,8 +1,11 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"silica.dev/silica/internal/guest/guestpb"
@@ -16,8 +19,10 @@ const (
 	// poolSettle is how long a claim has the CPUs to itself: its first commands
 	// come right behind it.
 	poolSettle = 100 * time.Millisecond
-	// poolRetry is the first pause after a member could not be made.
-	poolRetry = time.Second
+	// poolRetry is the first pause after a member could not be made, and
+	// poolMostRest the longest.
+	poolRetry    = time.Second
+	poolMostRest = 5 * time.Minute
 )
 
 // TemplateChanged says that a template or snapshot was made: the pools follow.
@@ -36,19 +41,45 @@ type prepared struct {
 	n     int
 }
 
-// keepPool holds the pool of restored members, and the driver's empty slots, at
+// pools is what the keeper of the warm pools remembers between two looks, by
+// template. It is the keeper's alone.
+type pools struct {
+	slots prepared
+	kept  map[string]*pool
+}
+
+// pool is one template's.
+type pool struct {
+	revision string
+	lastMade time.Time
+	retry    time.Duration // how long to wait after the next failure
+	resting  time.Time     // until then nothing is made: the last try failed
+}
+
+// of returns what is remembered of a template's pool. Another revision is
+// another chance.
+func (p *pools) of(t sandbox.Template) *pool {
+	q := p.kept[t.Key()]
+	if q == nil || q.revision != t.Revision {
+		q = &pool{revision: t.Revision, retry: poolRetry}
+		p.kept[t.Key()] = q
+	}
+	return q
+}
+
+// keepPool holds the pools of restored members, and the driver's empty slots, at
 // their sizes. It makes one member at a time, and only while nobody waits for a
 // start.
 func (s *Supervisor) keepPool() {
-	var slots prepared
+	all := &pools{kept: map[string]*pool{}}
 	retry := poolRetry
 	for {
-		wait := poolLook
-		switch made, err := s.tendPool(&slots); {
+		made, wait, err := s.tendPools(all)
+		switch {
 		case s.life.Err() != nil:
 			return
 		case err != nil:
-			s.log.Warn("the warm pool could not be filled; trying again", "wait", retry, "err", err)
+			s.log.Warn("the warm pools could not be looked after; trying again", "wait", retry, "err", err)
 			wait, retry = retry, min(2*retry, poolLook)
 		case made:
 			retry = poolRetry
@@ -67,52 +98,152 @@ func (s *Supervisor) keepPool() {
 	}
 }
 
-// tendPool retires what does not belong in the pool and makes at most one
-// member. made says that there may be more to do.
-func (s *Supervisor) tendPool(slots *prepared) (made bool, err error) {
-	want, empty := s.poolSizes()
+// wanted is a template's pool as it should be, and how many of its members are
+// there.
+type wanted struct {
+	template sandbox.Template
+	pool     *pool
+	least    int
+	want     int
+	have     int
+}
+
+// tendPools retires what does not belong in a pool and makes at most one member,
+// for the template that lacks most. made says that there may be more to do; if
+// there is not, wait is until the next look.
+func (s *Supervisor) tendPools(all *pools) (made bool, wait time.Duration, err error) {
+	list, err := s.wantedPools(all)
+	if err != nil {
+		return false, 0, err
+	}
+	if err := s.sortMembers(list); err != nil {
+		return false, 0, err
+	}
+	for _, w := range list {
+		if w.template.Slug == s.cfg.Template {
+			if err := s.prepare(&all.slots, prepared{w.template.Image, s.emptySlots()}); err != nil {
+				return false, 0, err
+			}
+		}
+	}
+	wait = poolLook
+	for _, w := range neediest(list) {
+		if rest := time.Until(w.pool.resting); rest > 0 {
+			wait = min(wait, rest)
+			continue
+		}
+		select {
+		case <-s.starts.quiet():
+		case <-s.life.Done():
+			return false, 0, nil
+		}
+		made, err := s.addMember(w.template)
+		if made {
+			w.pool.lastMade, w.pool.retry = time.Now(), poolRetry
+			return true, 0, nil
+		}
+		if err != nil && s.life.Err() == nil { // its own matter: the others go on
+			s.log.Warn("a member of a warm pool could not be made; trying again", "template", w.template.Slug, "wait", w.pool.retry, "err", err)
+			w.pool.resting = time.Now().Add(w.pool.retry)
+			wait = min(wait, w.pool.retry)
+			w.pool.retry = min(2*w.pool.retry, poolMostRest)
+		}
+	}
+	return false, s.settles(list, wait), nil
+}
+
+// wantedPools lists the pools of all templates that are to have one now, or may
+// have had.
+func (s *Supervisor) wantedPools(all *pools) ([]*wanted, error) {
+	templates, err := s.templates.Templates(s.life)
+	if err != nil {
+		return nil, err
+	}
+	var list []*wanted
+	there := map[string]bool{}
+	for _, t := range templates {
+		if t.Revision == "" || !t.DeletedAt.IsZero() { // not built yet: TemplateChanged wakes us
+			continue
+		}
+		there[t.Key()] = true
+		least, want := s.poolSize(t)
+		list = append(list, &wanted{template: t, pool: all.of(t), least: least, want: want})
+	}
+	maps.DeleteFunc(all.kept, func(key string, _ *pool) bool { return !there[key] })
+	return list, nil
+}
+
+// sortMembers counts the members that fit, and retires all others: of old
+// revisions, of templates that are no more, and those that are too many.
+func (s *Supervisor) sortMembers(list []*wanted) error {
 	members, err := s.store.Warm(s.life)
 	if err != nil {
-		return false, err
+		return err
 	}
-	t, err := s.templates.Template(s.life, s.cfg.Template)
-	if err != nil && !isKind(err, sandbox.NotFound) {
-		return false, err
-	}
-	if err != nil { // not built yet: TemplateChanged wakes us
-		return false, nil
-	}
-	fit := 0
 	for _, m := range members {
-		if m.Spec.Template == t.Slug && m.Spec.Revision == t.Revision && m.Spec.Resources == s.cfg.Default && fit < want {
-			fit++
+		i := slices.IndexFunc(list, func(w *wanted) bool {
+			return m.Spec.Template == w.template.Key() && m.Spec.Revision == w.template.Revision && m.Spec.Resources == s.sizeOf(w.template)
+		})
+		if i >= 0 && list[i].have < list[i].want {
+			list[i].have++
 			continue
 		}
 		if u := s.lookup(m.ID); u != nil { // or it has ended since its row was read
 			s.retire(u, sandbox.Warm)
 		}
 	}
-	if err := s.prepare(slots, prepared{t.Image, empty}); err != nil {
-		return false, err
-	}
-	if fit >= want {
-		return false, nil
-	}
-	select {
-	case <-s.starts.quiet():
-	case <-s.life.Done():
-		return false, nil
-	}
-	return s.addMember(t)
+	return nil
 }
 
-func (s *Supervisor) poolSizes() (warm, empty int) {
+// neediest orders the pools that lack members: the emptiest first, as a share of
+// what it should have, and of those that are equal the one served longest ago.
+func neediest(list []*wanted) []*wanted {
+	lacking := slices.DeleteFunc(slices.Clone(list), func(w *wanted) bool { return w.have >= w.want })
+	slices.SortStableFunc(lacking, func(a, b *wanted) int {
+		return cmp.Or(cmp.Compare(a.have*b.want, b.have*a.want), a.pool.lastMade.Compare(b.pool.lastMade))
+	})
+	return lacking
+}
+
+// poolSize is how many members of t should stand ready, at least and now: one more
+// for each that was asked for of late, up to the most.
+func (s *Supervisor) poolSize(t sandbox.Template) (least, want int) {
+	s.mu.Lock()
+	draining := s.draining
+	s.mu.Unlock()
+	if draining {
+		return 0, 0
+	}
+	bounds := t.Pool
+	if bounds == (sandbox.PoolSize{}) && t.Slug == s.cfg.Template && t.Tenant == "" {
+		bounds = sandbox.PoolSize{MinIdle: s.cfg.WarmPool, MaxIdle: s.cfg.WarmPool}
+	}
+	return bounds.MinIdle, min(bounds.MinIdle+s.demand.recent(t.Key(), time.Now()), max(bounds.MinIdle, bounds.MaxIdle))
+}
+
+// settles is when to look again at pools that have grown: as demand is forgotten
+// they shrink, which nothing else wakes us for.
+func (s *Supervisor) settles(list []*wanted, wait time.Duration) time.Duration {
+	for _, w := range list {
+		if w.want > w.least {
+			return min(wait, demandFades/4)
+		}
+	}
+	return wait
+}
+
+// sizeOf is the size of a sandbox of t unless another is asked for.
+func (s *Supervisor) sizeOf(t sandbox.Template) sandbox.Resources {
+	return resourcesOr(t.Built.Resources(), s.cfg.Default)
+}
+
+func (s *Supervisor) emptySlots() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining {
-		return 0, 0
+		return 0
 	}
-	return s.cfg.WarmPool, s.cfg.EmptySlots
+	return s.cfg.EmptySlots
 }
 
 func (s *Supervisor) prepare(slots *prepared, want prepared) error {
@@ -134,14 +265,15 @@ func (s *Supervisor) prepare(slots *prepared, want prepared) error {
 
 // addMember restores one sandbox that no tenant owns yet.
 func (s *Supervisor) addMember(t sandbox.Template) (made bool, err error) {
-	if err := s.room(s.life, s.cfg.Default); err != nil {
+	size := s.sizeOf(t)
+	if err := s.room(s.life, size); err != nil {
 		return false, err
 	}
 	// A pool of cold boots would be slow to fill and no proof of a snapshot:
 	// wait for the snapshot, which wakes us when it is there.
 	if s.snapshots() {
-		if _, err := s.snapshot(s.life, t, s.cfg.Default); isKind(err, sandbox.NotFound) {
-			s.builds.Remake(t, s.cfg.Default, "")
+		if _, err := s.snapshot(s.life, t, size); isKind(err, sandbox.NotFound) {
+			s.builds.Remake(t, size, "")
 			return false, nil
 		} else if err != nil {
 			return false, err
@@ -150,7 +282,7 @@ func (s *Supervisor) addMember(t sandbox.Template) (made bool, err error) {
 	at := now()
 	sb := sandbox.Sandbox{
 		ID: sandbox.NewID(), Slug: sandbox.NewSlug(), State: sandbox.Provisioning, CreatedAt: at, UpdatedAt: at,
-		Spec: sandbox.Spec{Template: t.Slug, Revision: t.Revision, Image: t.Slug, Resources: s.cfg.Default},
+		Spec: sandbox.Spec{Template: t.Key(), Revision: t.Revision, Image: t.Slug, Resources: size},
 	}
 	u := s.unit(sb.ID)
 	if err := s.store.AddMember(s.life, sb); err != nil {

@@ -3,8 +3,10 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -101,6 +103,161 @@ func TestPoolWaitsForASnapshot(t *testing.T) {
 	m.template("r1")
 	m.TemplateChanged()
 	m.warm(1)
+}
+
+// sized gives the pools of templates their sizes, by slug.
+func sized(sizes map[string]sandbox.PoolSize) func(*sandbox.Template) {
+	return func(t *sandbox.Template) { t.Pool = sizes[t.Slug] }
+}
+
+// pooled counts the members of each template.
+func (m *machine) pooled() map[string]int {
+	m.t.Helper()
+	rows, err := m.db.Warm(m.ctx)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	n := map[string]int{}
+	for _, sb := range rows {
+		n[sb.Spec.Template]++
+	}
+	return n
+}
+
+func TestEveryTemplateHasItsPool(t *testing.T) {
+	m := bareMachine(t, Config{WarmPool: 1})
+	m.a = m.tenant("a")
+	m.template("r1")
+	m.templateOf("web", "r7")
+	m.templateOf("none", "r8")
+	m.describe = sized(map[string]sandbox.PoolSize{"web": {MinIdle: 2, MaxIdle: 2}})
+	m.up()
+	m.eventually("each has its members", func() bool { return maps.Equal(m.pooled(), map[string]int{"base": 1, "web": 2}) })
+	sb := m.create(m.a, sandbox.CreateRequest{Template: "web"})
+	if sb.BootPath != sandbox.BootPool || sb.Spec.Template != "web" || sb.Spec.Revision != "r7" {
+		t.Errorf("got %+v", sb)
+	}
+	if sb := m.create(m.a, sandbox.CreateRequest{Template: "none"}); sb.BootPath == sandbox.BootPool {
+		t.Errorf("%s was claimed for a template without a pool", sb.ID)
+	}
+	m.eventually("the claimed one is replaced", func() bool { return m.pooled()["web"] == 2 })
+	m.templateOf("web", "r9")
+	m.TemplateChanged()
+	m.eventually("members of the new revision only", func() bool {
+		rows, err := m.db.Warm(m.ctx)
+		return err == nil && len(rows) == 3 && !slices.ContainsFunc(rows, func(sb sandbox.Sandbox) bool { return sb.Spec.Revision == "r7" })
+	})
+	if got := m.get(m.a, sb.ID); got.State != sandbox.Running {
+		t.Errorf("a claimed one is %s by a new revision", got.State)
+	}
+	if _, _, err := m.Drain(m.ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	m.nothingOnHost()
+}
+
+func TestPoolGoesWithItsTemplate(t *testing.T) {
+	m := bareMachine(t, Config{WarmPool: 1})
+	m.template("r1")
+	m.templateOf("web", "r1")
+	var gone atomic.Bool
+	m.describe = func(t *sandbox.Template) {
+		if t.Slug == "web" {
+			t.Pool = sandbox.PoolSize{MinIdle: 2, MaxIdle: 4}
+			if gone.Load() {
+				t.DeletedAt = now()
+			}
+		}
+	}
+	m.up()
+	m.eventually("each has its members", func() bool { return maps.Equal(m.pooled(), map[string]int{"base": 1, "web": 2}) })
+	gone.Store(true)
+	m.TemplateChanged()
+	m.eventually("the pool is drained", func() bool { return maps.Equal(m.pooled(), map[string]int{"base": 1}) && len(m.onHost()) == 1 })
+}
+
+func TestPoolGrowsWithDemandAndShrinksBack(t *testing.T) {
+	m := bareMachine(t, Config{})
+	m.a = m.tenant("a")
+	m.template("r1")
+	m.describe = sized(map[string]sandbox.PoolSize{"base": {MinIdle: 1, MaxIdle: 3}})
+	m.up()
+	m.warm(1)
+	for range 5 {
+		m.create(m.a, sandbox.CreateRequest{})
+	}
+	m.warm(3)
+	m.create(m.a, sandbox.CreateRequest{Resources: sandbox.Resources{MilliCPU: 2000}}) // no claim for this pool
+	m.demand.mu.Lock()
+	if n := m.demand.asked["base"].n; n > 5 {
+		t.Errorf("another size counts as demand: %v", n)
+	}
+	m.demand.asked["base"] = fading{5, time.Now().Add(-10 * demandFades)} // a while later
+	m.demand.mu.Unlock()
+	m.wakePool()
+	m.warm(1)
+	m.eventually("the others are gone", func() bool { return len(m.onHost()) == 7 })
+}
+
+func TestDemandFades(t *testing.T) {
+	d, at := newDemand(), time.Unix(1e9, 0)
+	for range 10 {
+		d.note("t", at)
+	}
+	for _, c := range []struct {
+		after time.Duration
+		want  int
+	}{{0, 10}, {demandFades, 4}, {3 * demandFades, 0}, {10 * demandFades, 0}} {
+		if got := d.recent("t", at.Add(c.after)); got != c.want {
+			t.Errorf("after %v: %d, want %d", c.after, got, c.want)
+		}
+	}
+	if len(d.asked) != 0 {
+		t.Errorf("still held: %v", d.asked)
+	}
+}
+
+func TestFailingTemplateDoesNotStopOthers(t *testing.T) {
+	m := bareMachine(t, Config{WarmPool: 2})
+	m.template("r1")
+	m.templateOf("bad", "rb")
+	m.describe = sized(map[string]sandbox.PoolSize{"bad": {MinIdle: 2, MaxIdle: 2}})
+	var tries atomic.Int32
+	bad := runtimetest.Image("rb")
+	m.fake.Set(runtimetest.Knobs{Start: func(_ context.Context, r driver.StartRequest) error {
+		if r.Image == bad {
+			tries.Add(1)
+			return errors.New("it never starts")
+		}
+		return nil
+	}})
+	m.up()
+	m.eventually("the other's pool is full", func() bool { return m.pooled()["base"] == 2 })
+	for range 5 { // whoever wakes the keeper does not make it try sooner
+		m.TemplateChanged()
+		m.eventually("it has looked", func() bool { return len(m.refill) == 0 })
+	}
+	if n := tries.Load(); n > 2 {
+		t.Errorf("%d tries at once", n)
+	}
+	m.fake.Set(runtimetest.Knobs{})
+	m.eventually("it gets another chance", func() bool { return m.pooled()["bad"] == 2 })
+}
+
+func TestNeediestPoolComesFirst(t *testing.T) {
+	long, short := time.Unix(1, 0), time.Unix(2, 0)
+	pool := func(name string, have, want int, made time.Time) *wanted {
+		return &wanted{template: sandbox.Template{Slug: name}, pool: &pool{lastMade: made}, have: have, want: want}
+	}
+	var got []string
+	for _, w := range neediest([]*wanted{
+		pool("half", 2, 4, long), pool("full", 1, 1, long), pool("empty", 0, 8, short), pool("waits", 0, 1, long), pool("most", 3, 4, long),
+	}) {
+		got = append(got, w.template.Slug)
+	}
+	if want := []string{"waits", "empty", "half", "most"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }
 
 func TestFullHostTakesNoSandboxAndFillsNoPool(t *testing.T) {

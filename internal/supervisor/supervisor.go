@@ -47,6 +47,7 @@ type Supervisor struct {
 	log       *slog.Logger
 
 	starts    *queue
+	demand    *demand
 	deadlines *deadlines
 	arming    sync.Mutex    // alarms follow changed rows one at a time
 	refill    chan struct{} // has room for one: look at the pool
@@ -78,7 +79,7 @@ func New(cfg Config, d Deps) *Supervisor {
 	}
 	s := &Supervisor{
 		cfg: cfg, store: d.Store, templates: d.Templates, driver: d.Driver, events: d.Events, builds: d.Builds, capacity: d.Capacity, observer: d.Observer, kept: d.Kept, log: d.Log,
-		starts: newQueue(cfg.Starts), deadlines: newDeadlines(), refill: make(chan struct{}, 1), recovered: make(chan struct{}),
+		starts: newQueue(cfg.Starts), deadlines: newDeadlines(), demand: newDemand(), refill: make(chan struct{}, 1), recovered: make(chan struct{}),
 		units: map[sandbox.ID]*unit{}, forgotten: make(chan struct{}),
 	}
 	s.life, s.endLife = context.WithCancelCause(context.Background())

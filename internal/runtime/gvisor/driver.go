@@ -490,6 +490,19 @@ func (d *Driver) Usage(ctx context.Context, id sandbox.ID) (runtime.Usage, error
 	return u, nil
 }
 
+// Limits implements [runtime.Limiter].
+func (d *Driver) Limits(ctx context.Context, id sandbox.ID) (sandbox.Resources, error) {
+	l, err := d.find(ctx, id)
+	if err != nil {
+		return sandbox.Resources{}, fmt.Errorf("limits of %s: %w", id, err)
+	}
+	var res sandbox.Resources
+	if err := l.engine.call(ctx, wire.PathLimits, wire.IDRequest{ID: id}, &res, true); err != nil {
+		return sandbox.Resources{}, fmt.Errorf("limits of %s: %w", id, err)
+	}
+	return res, nil
+}
+
 // Prepare implements [runtime.Pooler].
 func (d *Driver) Prepare(ctx context.Context, image sandbox.Ref, res sandbox.Resources, n int) error {
 	req := wire.PrepareRequest{ImageRef: image, Resources: res, N: n}

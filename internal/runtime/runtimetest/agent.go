@@ -37,11 +37,13 @@ type Agent struct {
 	hung    chan struct{} // non-nil: answers wait until it is closed
 	nextPID uint32
 	procs   map[uint32]*process
+	wrong   Faults
+	res     sandbox.Resources
 }
 
-func newAgent(m *memory) *Agent {
+func newAgent(m *memory, res sandbox.Resources) *Agent {
 	a := &Agent{
-		memory: m, conns: make(chan net.Conn), done: make(chan struct{}),
+		memory: m, res: res, conns: make(chan net.Conn), done: make(chan struct{}),
 		changed: make(chan struct{}), procs: map[uint32]*process{},
 	}
 	mux := http.NewServeMux()
@@ -162,8 +164,12 @@ func (a *Agent) Init(_ context.Context, r *connect.Request[guestpb.InitRequest])
 
 // Metrics implements the RPC.
 func (a *Agent) Metrics(context.Context, *connect.Request[guestpb.MetricsRequest]) (*connect.Response[guestpb.MetricsResponse], error) {
+	res := a.res
+	if a.faults().Unlimited {
+		res = sandbox.Resources{Memory: 1 << 40, Disk: 1 << 40}
+	}
 	return connect.NewResponse(&guestpb.MetricsResponse{
-		MemoryTotal: 1 << 30, MemoryUsed: 64 << 20, DiskTotal: 3 << 30, DiskUsed: 1 << 20, Processes: 1,
+		MemoryTotal: res.Memory, MemoryUsed: 64 << 20, DiskTotal: res.Disk, DiskUsed: 1 << 20, Processes: 1,
 	}), nil
 }
 

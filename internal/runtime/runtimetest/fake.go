@@ -38,6 +38,8 @@ type Knobs struct {
 	Keep     func(ctx context.Context, id sandbox.ID) error // of Suspend, too
 	Capture  func(ctx context.Context, id sandbox.ID) error
 	Kept     func() // after a save is durable, before anybody is told
+	// Faults says what is wrong with a sandbox from its start on.
+	Faults func(req runtime.StartRequest) Faults
 }
 
 // host is what outlives a driver.
@@ -75,6 +77,7 @@ func (h *host) enter(id sandbox.ID, call string) (leave func()) {
 type fakeSandbox struct {
 	agent  *Agent // nil while half-started
 	image  sandbox.Ref
+	res    sandbox.Resources
 	frozen bool
 	done   chan struct{}
 	exit   runtime.Exit // set before done is closed
@@ -248,10 +251,15 @@ func (f *Fake) bring(ctx context.Context, req runtime.StartRequest, s *fakeSandb
 	}); err != nil {
 		return err
 	}
+	k := f.knob().Faults
 	f.host.mu.Lock()
 	defer f.host.mu.Unlock()
 	if f.host.sandboxes[req.ID] != s {
 		return errors.New("it was destroyed while it started")
+	}
+	var faults Faults
+	if k != nil {
+		faults = k(req)
 	}
 	mem := newMemory()
 	if req.Snapshot != "" {
@@ -259,7 +267,9 @@ func (f *Fake) bring(ctx context.Context, req runtime.StartRequest, s *fakeSandb
 		if !ok {
 			return fmt.Errorf("%w: %s is missing", runtime.ErrSnapshotUnusable, req.Snapshot)
 		}
-		mem = kept.clone()
+		if mem = kept; !faults.Shared {
+			mem = kept.clone()
+		}
 	}
 	if req.Files != "" {
 		kept, ok := f.host.kept[req.Files]
@@ -271,7 +281,8 @@ func (f *Fake) bring(ctx context.Context, req runtime.StartRequest, s *fakeSandb
 		}
 		mem.nodes = kept.memory.clone().nodes
 	}
-	s.agent, s.image = newAgent(mem), req.Image
+	s.agent, s.image, s.res = newAgent(mem, req.Resources), req.Image, req.Resources
+	s.agent.fault(faults)
 	return nil
 }
 
@@ -580,6 +591,21 @@ func (f *Fake) Usage(_ context.Context, id sandbox.ID) (runtime.Usage, error) {
 	return u, nil
 }
 
+// Limits implements [runtime.Limiter].
+func (f *Fake) Limits(_ context.Context, id sandbox.ID) (sandbox.Resources, error) {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	s, ok := f.host.sandboxes[id]
+	if !ok || s.agent == nil || f.crashed() {
+		return sandbox.Resources{}, notFound(id)
+	}
+	res := sandbox.Resources{MilliCPU: s.res.MilliCPU, Memory: s.res.Memory}
+	if s.agent.faults().Unlimited {
+		res = sandbox.Resources{}
+	}
+	return res, nil
+}
+
 // Use says what a sandbox has used since its start.
 func (f *Fake) Use(id sandbox.ID, u runtime.Usage) {
 	f.host.mu.Lock()
@@ -609,4 +635,5 @@ var (
 	_ runtime.Suspender   = (*Fake)(nil)
 	_ runtime.Meter       = (*Fake)(nil)
 	_ runtime.Pooler      = (*Fake)(nil)
+	_ runtime.Limiter     = (*Fake)(nil)
 )

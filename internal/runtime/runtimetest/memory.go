@@ -22,6 +22,7 @@ type memory struct {
 	env      map[string]string
 	workdir  string
 	nodes    map[string]*node // by clean absolute path
+	apps     []*guestpb.Process
 }
 
 type node struct {
@@ -43,7 +44,25 @@ func newMemory() *memory {
 func (m *memory) clone() *memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &memory{seed: m.seed, hostname: m.hostname, env: maps.Clone(m.env), workdir: m.workdir, nodes: maps.Clone(m.nodes)}
+	return &memory{seed: m.seed, hostname: m.hostname, env: maps.Clone(m.env), workdir: m.workdir, nodes: maps.Clone(m.nodes), apps: slices.Clone(m.apps)}
+}
+
+// spawn gives a process its numbers, and keeps it.
+func (m *memory) spawn(p *guestpb.Process) *guestpb.Process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p.Id, p.Pid = uint64(len(m.apps)+1), uint32(len(m.apps)+1001)
+	m.apps = append(m.apps, p)
+	return p
+}
+
+func (m *memory) spawned(id uint64) *guestpb.Process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if id < 1 || id > uint64(len(m.apps)) {
+		return nil
+	}
+	return m.apps[id-1]
 }
 
 func (m *memory) identify(r *guestpb.InitRequest) {

@@ -24,8 +24,8 @@ import (
 
 // process is one run of the fake shell, which knows:
 //
-//	echo [-n] printf cat [FILE…] pwd cd env hostname true false exit [N]
-//	sleep SECONDS  yes (writes until killed)  flood BYTES  od (16 random bytes)
+//	echo [-n] printf cat [FILE…] pwd cd env hostname uname true false exit [N]
+//	date (with nanoseconds)  sleep SECONDS  yes (writes until killed)  flood BYTES  od (16 random bytes)
 //
 // with '…' "…" $VAR $?, ; && || and newlines between commands, > >> 2>&1 >&2.
 type process struct {
@@ -191,7 +191,7 @@ func (a *Agent) Signal(_ context.Context, r *connect.Request[guestpb.SignalReque
 }
 
 // ListProcesses implements the RPC.
-func (a *Agent) ListProcesses(context.Context, *connect.Request[guestpb.ListProcessesRequest]) (*connect.Response[guestpb.ListProcessesResponse], error) {
+func (a *Agent) ListProcesses(_ context.Context, r *connect.Request[guestpb.ListProcessesRequest]) (*connect.Response[guestpb.ListProcessesResponse], error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	res := &guestpb.ListProcessesResponse{}
@@ -205,6 +205,10 @@ func (a *Agent) ListProcesses(context.Context, *connect.Request[guestpb.ListProc
 		res.Processes = append(res.Processes, w)
 		p.mu.Unlock()
 	}
+	a.memory.mu.Lock()
+	res.Processes = append(res.Processes, a.memory.apps...)
+	a.memory.mu.Unlock()
+	res.Processes = slices.DeleteFunc(res.Processes, func(p *guestpb.Process) bool { return r.Msg.Kind != "" && p.Kind != r.Msg.Kind })
 	return connect.NewResponse(res), nil
 }
 
@@ -337,6 +341,11 @@ func (s *shell) simple(words []word) {
 	if file == nil {
 		return
 	}
+	if to != "/dev/null" && s.agent.faults().ReadOnly {
+		fmt.Fprintf(stderr, "sh: cannot create %s: Read-only file system\n", to)
+		s.status = 2
+		return
+	}
 	write := func() error { return s.agent.memory.write(s.abs(to), file.Bytes(), 0) }
 	if appending {
 		write = func() error { return s.agent.memory.append(s.abs(to), file.Bytes()) }
@@ -384,6 +393,10 @@ func (s *shell) command(args []string) int {
 		s.env[name] = value
 		return 0
 	}
+	if f := s.agent.faults().Failing; f != "" && f == args[0] {
+		fmt.Fprintln(s.stderr, f+" does not work")
+		return 1
+	}
 	var err error
 	switch args = slices.Clone(args); path.Base(args[0]) {
 	case "true", ":", "set":
@@ -416,8 +429,14 @@ func (s *shell) command(args []string) int {
 		for _, k := range slices.Sorted(maps.Keys(s.env)) {
 			fmt.Fprintf(s.stdout, "%s=%s\n", k, s.env[k])
 		}
-	case "hostname":
+	case "date":
+		at := time.Now().Add(s.agent.faults().ClockSkew)
+		_, err = fmt.Fprintf(s.stdout, "%d.%09d\n", at.Unix(), at.Nanosecond())
+	case "hostname", "uname":
 		name, _, _ := s.agent.memory.identity()
+		if kept := s.agent.faults().Hostname; kept != "" {
+			name = kept
+		}
 		_, err = fmt.Fprintln(s.stdout, name)
 	case "sleep":
 		d := 0.0
@@ -445,12 +464,17 @@ func (s *shell) command(args []string) int {
 	case "od":
 		var b [16]byte
 		_, _ = rand.Read(b[:])
+		copy(b[:], s.agent.faults().Random)
 		_, err = fmt.Fprintf(s.stdout, "% x\n", b)
 	case "cat":
 		if len(args) == 1 {
 			_, err = io.Copy(s.stdout, s.stdin)
 		}
 		for _, p := range args[1:] {
+			if data, ok := s.agent.proc(s.abs(p)); ok {
+				_, err = io.WriteString(s.stdout, data)
+				continue
+			}
 			data, _, rerr := s.agent.memory.read(s.abs(p))
 			if rerr != nil {
 				fmt.Fprintf(s.stderr, "cat: %s\n", sandbox.AsError(rerr).Message)
@@ -466,6 +490,30 @@ func (s *shell) command(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// proc is what the kernel inside tells of its network, in files.
+func (a *Agent) proc(p string) (text string, ok bool) {
+	f := a.faults()
+	switch p {
+	case "/proc/net/route":
+		text = "Iface\tDestination\tGateway\tFlags\n"
+		if !f.Offline {
+			text += "eth0\t00000000\t0100000A\t0003\n"
+		}
+		return text, true
+	case "/proc/self/limits":
+		if text = "1040"; f.Unruly {
+			text = "unlimited"
+		}
+		return "Max processes             " + text + "                " + text + "                processes\n", true
+	case "/etc/resolv.conf":
+		if !f.Nameless {
+			text = "nameserver 10.0.0.1\n"
+		}
+		return text, true
+	}
+	return "", false
 }
 
 // zeros reads the digit 0 without end.

@@ -49,6 +49,7 @@ type tree interface {
 	usage(name string) (Usage, error)
 	memory(name string) (memory, error)
 	oomKills(name string) (int64, error)
+	inForce(name string) (Limits, error)
 
 	// For the guard; see DESIGN.md.
 	arm(name string) (*alarm, error)    // also makes running out wait for us, where the kernel can

@@ -105,6 +105,18 @@ func TestV2Usage(t *testing.T) {
 	if killed, err := g.OOMKilled("a"); err != nil || !killed {
 		t.Errorf("OOMKilled = %v, %v; want yes", killed, err)
 	}
+	if err := g.Update("a", Limits{MilliCPU: 1500, Memory: 512 * mib}); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := g.InForce("a"); err != nil || l.MilliCPU != 1500 || l.Memory <= 512*mib || l.Memory > 1024*mib {
+		t.Errorf("limits in force = %+v, %v", l, err)
+	}
+	if err := g.Update("a", Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := g.InForce("a"); err != nil || l != (Limits{}) {
+		t.Errorf("limits in force of what has none = %+v, %v", l, err)
+	}
 	if _, err := g.Usage("b"); sandbox.AsError(err).Kind != sandbox.NotFound {
 		t.Errorf("usage of an unknown one: %v, want NotFound", err)
 	}

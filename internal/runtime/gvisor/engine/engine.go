@@ -214,6 +214,19 @@ func (e *Engine) Usage(ctx context.Context, id sandbox.ID) (runtime.Usage, error
 	return runtime.Usage{CPU: g.CPU, Memory: g.Memory, NetworkIn: in, NetworkOut: out}, nil
 }
 
+// Limits tells what the kernel holds a sandbox to.
+func (e *Engine) Limits(id sandbox.ID) (sandbox.Resources, error) {
+	s, err := e.find(id)
+	if err != nil {
+		return sandbox.Resources{}, err
+	}
+	l, err := e.cfg.Groups.InForce(s.name())
+	if err != nil {
+		return sandbox.Resources{}, fmt.Errorf("limits of %s: %w", id, err)
+	}
+	return sandbox.Resources{MilliCPU: l.MilliCPU, Memory: l.Memory}, nil
+}
+
 // Snapshot saves memory and files of a running sandbox to an empty folder.
 func (e *Engine) Snapshot(ctx context.Context, id sandbox.ID, dir string) error {
 	s, err := e.find(id)

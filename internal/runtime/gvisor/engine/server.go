@@ -30,6 +30,7 @@ func (e *Engine) Handler(shutdown func()) http.Handler {
 	handle(mux, wire.PathWait, func(ctx context.Context, r wire.IDRequest) (any, error) { return e.Wait(ctx, r.ID) })
 	handle(mux, wire.PathLookup, func(_ context.Context, r wire.IDRequest) (wire.Found, error) { return e.Lookup(r.ID) })
 	handle(mux, wire.PathUsage, func(ctx context.Context, r wire.IDRequest) (any, error) { return e.Usage(ctx, r.ID) })
+	handle(mux, wire.PathLimits, func(_ context.Context, r wire.IDRequest) (any, error) { return e.Limits(r.ID) })
 	handle(mux, wire.PathList, func(context.Context, struct{}) (wire.ListResponse, error) {
 		return wire.ListResponse{IDs: e.List()}, nil
 	})

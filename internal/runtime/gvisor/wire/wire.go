@@ -24,6 +24,7 @@ const (
 	PathThaw     = "/thaw"
 	PathSave     = "/save"
 	PathUsage    = "/usage"
+	PathLimits   = "/limits"
 	PathPrepare  = "/prepare"
 	PathShutdown = "/shutdown"
 )
