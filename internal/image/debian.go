@@ -215,7 +215,7 @@ func (d *Debian) hostAptOptions(ctx context.Context) []string {
 // out.
 func (d *Debian) environment() []string {
 	env := []string{"LC_ALL=C", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "PATH=" + os.Getenv("PATH"),
-		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", epoch.Unix())}
+		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", Epoch.Unix())}
 	for name, own := range map[string]string{"http_proxy": d.Config.HTTPProxy, "https_proxy": d.Config.HTTPSProxy, "no_proxy": d.Config.NoProxy} {
 		for _, v := range []string{own, os.Getenv(name), os.Getenv(strings.ToUpper(name))} {
 			if v != "" {

@@ -227,7 +227,7 @@ func (w *writer) meta(slots uint64) error {
 	super[12] = 12 // blocks of 1<<12 bytes
 	le.PutUint16(super[14:], rootSlot)
 	le.PutUint64(super[16:], uint64(len(w.nodes)))
-	le.PutUint64(super[24:], uint64(epoch.Unix()))
+	le.PutUint64(super[24:], uint64(Epoch.Unix()))
 	le.PutUint32(super[36:], uint32(end))
 	copy(super[48:], volume[:])
 	if err := w.write(make([]byte, superOffset)); err != nil {
@@ -272,7 +272,7 @@ func (n *node) inode(number uint32) []byte {
 	le.PutUint32(b[20:], number)
 	le.PutUint32(b[24:], n.uid)
 	le.PutUint32(b[28:], n.gid)
-	le.PutUint64(b[32:], uint64(epoch.Unix()))
+	le.PutUint64(b[32:], uint64(Epoch.Unix()))
 	le.PutUint32(b[44:], n.pos.links)
 	return b
 }

@@ -76,11 +76,11 @@ func emptyLogs(t *tree) {
 func isBytecode(name string) bool { return strings.HasSuffix(name, ".pyc") }
 
 // restamp makes a compiled Python file, of which it is given the beginning,
-// belong to a source changed at [epoch]. Python compares that time with its
+// belong to a source changed at [Epoch]. Python compares that time with its
 // source's: otherwise it would compile every module again at each start.
 func restamp(head []byte) {
 	// PEP 552: magic, flags, then for flags 0 the source's time and size.
 	if len(head) >= 16 && binary.LittleEndian.Uint32(head[4:]) == 0 {
-		binary.LittleEndian.PutUint32(head[8:], uint32(epoch.Unix()))
+		binary.LittleEndian.PutUint32(head[8:], uint32(Epoch.Unix()))
 	}
 }

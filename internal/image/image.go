@@ -235,11 +235,11 @@ func diskFull(err error, dir string) error {
 	return err
 }
 
-// epoch is the time every file of an image was changed, as far as anybody
+// Epoch is the time every file of an image was changed, as far as anybody
 // inside can see: one file's time more than others' would make each build of
 // the same packages another image, and EROFS inodes without own times are half
 // as large.
-var epoch = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+var Epoch = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // String is "installing packages 143/312".
 func (p Progress) String() string {

@@ -185,7 +185,7 @@ func TestFinishedImage(t *testing.T) {
 		}
 	}
 	stamped, err := os.ReadFile(filepath.Join(root, "usr/lib/m.pyc"))
-	if err != nil || binary.LittleEndian.Uint32(stamped[8:]) != uint32(epoch.Unix()) {
+	if err != nil || binary.LittleEndian.Uint32(stamped[8:]) != uint32(Epoch.Unix()) {
 		t.Errorf("compiled Python: got % x, %v, want the time of all files", stamped, err)
 	}
 	if text, _ := os.ReadFile(outside); string(text) != "precious" {
