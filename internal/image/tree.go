@@ -17,7 +17,7 @@ import (
 // Limits of what is made into an image. Names and links are held in memory.
 const (
 	maxEntries = 500_000
-	maxBytes   = 32 << 30 // unpacked, also of what later layers replace
+	maxBytes   = 16 << 30 // unpacked, also of what later layers replace
 	maxName    = 255
 	maxPath    = 4095
 	maxDepth   = 256
