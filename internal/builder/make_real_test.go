@@ -107,7 +107,7 @@ func TestStepsForReal(t *testing.T) {
 		t.Errorf("another last step: got %s", got)
 	}
 
-	w, err := b.startWorkshop(t.Context(), sandbox.NewID(), longer.Image, "")
+	w, err := b.startWorkshop(t.Context(), longer.Image, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,12 +20,11 @@ import (
 // kept is an artifact that a later build can begin from, and under which name.
 // It may be gone: then it is made again.
 type kept struct {
-	Key   string
-	Ref   sandbox.Ref
-	Size  int64
-	Maker sandbox.ID `json:",omitempty"` // of the files of a sandbox: they fit that one alone
-	Made  time.Time
-	Used  time.Time
+	Key  string
+	Ref  sandbox.Ref
+	Size int64
+	Made time.Time
+	Used time.Time
 
 	// Of a base image.
 	Digest  string            `json:",omitempty"`
@@ -51,14 +50,13 @@ type makeCache struct {
 
 	mu      sync.Mutex
 	entries map[string]kept
-	busy    map[sandbox.ID]bool // makers whose files are in use
 }
 
 // cache reads the list at the first call. A list that makes no sense is empty.
 func (b *Builder) cache() *makeCache {
 	b.making.once.Do(func() {
 		c := &b.making.cache
-		c.b, c.entries, c.busy = b, map[string]kept{}, map[sandbox.ID]bool{}
+		c.b, c.entries = b, map[string]kept{}
 		if b.Making.Cache == "" {
 			return
 		}
@@ -105,42 +103,6 @@ func (c *makeCache) open(ctx context.Context, key string) (_ kept, release func(
 		c.save()
 	}
 	return k, release, true
-}
-
-// claim is open for files that fit one sandbox at a time; not ok while another
-// uses any of that sandbox's.
-func (c *makeCache) claim(ctx context.Context, key string) (_ kept, release func(), ok bool) {
-	c.mu.Lock()
-	maker := c.entries[key].Maker
-	taken := maker == "" || c.busy[maker]
-	if !taken {
-		c.busy[maker] = true
-	}
-	c.mu.Unlock()
-	if taken {
-		return kept{}, nil, false
-	}
-	free := func() { c.free(maker) }
-	k, unpin, ok := c.open(ctx, key)
-	if !ok {
-		free()
-		return kept{}, nil, false
-	}
-	return k, func() { unpin(); free() }, true
-}
-
-// hold keeps a sandbox's files from being begun from until free is called.
-func (c *makeCache) hold(maker sandbox.ID) (free func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.busy[maker] = true
-	return func() { c.free(maker) }
-}
-
-func (c *makeCache) free(maker sandbox.ID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.busy, maker)
 }
 
 // add lists an artifact, and frees others to make room. It is held until release

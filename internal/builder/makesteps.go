@@ -92,11 +92,11 @@ func (b *Builder) beginAfter(ctx context.Context, base kept, steps []step) (*wor
 	if _, ok := b.Driver.(runtime.FileKeeper); ok {
 		for done := len(steps); done > 0; done-- {
 			key := layerKey(steps[done-1])
-			k, release, ok := b.cache().claim(ctx, key)
+			k, release, ok := b.cache().open(ctx, key)
 			if !ok {
 				continue
 			}
-			w, err := b.startWorkshop(ctx, k.Maker, base.Ref, k.Ref)
+			w, err := b.startWorkshop(ctx, base.Ref, k.Ref)
 			if err == nil {
 				stop := w.leave
 				w.leave = func(ctx context.Context) { stop(ctx); release() }
@@ -110,23 +110,16 @@ func (b *Builder) beginAfter(ctx context.Context, base kept, steps []step) (*wor
 			b.cache().drop(ctx, key)
 		}
 	}
-	id := sandbox.NewID()
-	free := b.cache().hold(id) // what it keeps on the way must not be begun from yet
-	w, err := b.startWorkshop(ctx, id, base.Ref, "")
-	if err != nil {
-		free()
-		return nil, 0, err
-	}
-	stop := w.leave
-	w.leave = func(ctx context.Context) { stop(ctx); free() }
-	return w, 0, nil
+	w, err := b.startWorkshop(ctx, base.Ref, "")
+	return w, 0, err
 }
 
 func layerKey(s step) string { return keyOf("layer", s.key) }
 
 // startWorkshop starts a sandbox that no row names: recovery destroys it should
 // we not come to.
-func (b *Builder) startWorkshop(ctx context.Context, id sandbox.ID, base, files sandbox.Ref) (*workshop, error) {
+func (b *Builder) startWorkshop(ctx context.Context, base, files sandbox.Ref) (*workshop, error) {
+	id := sandbox.NewID()
 	m := &member{builder: b, id: id}
 	m.client = guest.NewClient(func(ctx context.Context) (net.Conn, error) { return b.Driver.Dial(ctx, id, guest.Port) })
 	w := &workshop{member: m, base: base, leave: m.destroy}
@@ -157,7 +150,7 @@ func (w *workshop) keep(ctx context.Context, s step) {
 		w.builder.Log.Warn("a step's result is not kept", "step", s, "err", err)
 		return
 	}
-	_, release, err := w.builder.cache().add(context.WithoutCancel(ctx), kept{Key: layerKey(s), Ref: ref, Maker: w.id})
+	_, release, err := w.builder.cache().add(context.WithoutCancel(ctx), kept{Key: layerKey(s), Ref: ref})
 	if err == nil {
 		release()
 	} else {
