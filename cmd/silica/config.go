@@ -132,7 +132,7 @@ func (c *Config) bind(f *pflag.FlagSet) {
 	f.Var(&listValue[imageFolder]{&c.Build.ImageFolders, parseFolder}, "build-image-folders", "comma-separated folders whose OCI archives and layouts every tenant may use")
 	f.StringVar(&c.Build.CAFile, "build-ca-file", "", "PEM `file` of certificates that images trust, too (default what the host's administrator added; \"none\")")
 	f.Int64Var(&c.Build.Cache, "build-cache", 20, "GiB of base images and steps' results kept for later builds")
-	f.DurationVar(&c.Build.StepTimeout, "build-step-timeout", 30*time.Minute, "how long one step of a build may take")
+	f.DurationVar(&c.Build.StepTimeout, "build-step-timeout", 45*time.Minute, "how long one step of a build may take")
 }
 
 // fill sets every flag of f that was not given from getenv, else from file,
