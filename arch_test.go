@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"internal/network":             {"sandbox"},
 	"internal/image":               {"sandbox", "internal/blob"},
 	"internal/supervisor":          {"sandbox", "internal/event", "internal/runtime", "internal/guest"},
+	"internal/dockerfile":          {"sandbox"},
 	"internal/builder":             {"sandbox", "internal/event", "internal/image", "internal/blob", "internal/runtime", "internal/guest"},
 	"internal/agent":               {"sandbox", "internal/guest", "internal/agent"},
 	"internal/server":              {"api", "sandbox", "internal/event", "internal/guest", "internal/server"},

@@ -69,6 +69,15 @@ const (
 	CodeTokenUsed        = "STREAM_TOKEN_USED"
 	CodeTokenMismatch    = "STREAM_TOKEN_MISMATCH"
 	CodeNoSuchTemplate   = "not_found"     // lower case: so the catalogue's contract spells it
+	CodeUnsupportedBase  = "UNSUPPORTED_BASE_IMAGE"
+	CodeBaseNotFound     = "BASE_IMAGE_NOT_FOUND"
+	CodeRegistryLogin    = "REGISTRY_UNAUTHORIZED"
+	CodeRegistryDown     = "REGISTRY_UNAVAILABLE"
+	CodeInvalidImage     = "INVALID_IMAGE"
+	CodeImageTooLarge    = "IMAGE_TOO_LARGE"
+	CodeStepFailed       = "BUILD_STEP_FAILED"
+	CodeStepTimeout      = "BUILD_STEP_TIMEOUT"
+	CodeBuildNoSpace     = "BUILD_NO_SPACE"
 	CodeDraining         = "DRAINING"      // the server takes no new sandboxes
 	CodeStartFailed      = "START_FAILED"  // event: the sandbox never came to run
 	CodeOutOfMemory      = "OUT_OF_MEMORY" // event

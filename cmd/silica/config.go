@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"silica.dev/silica/internal/image"
 	"silica.dev/silica/sandbox"
 )
 
@@ -65,6 +67,25 @@ type BuildConfig struct {
 	HTTPProxy   string
 	HTTPSProxy  string
 	NoProxy     string
+
+	RegistryAuth    string         // path of a file in the form of Docker's config.json
+	RegistryMirrors []image.Mirror // asked before registries
+	ImageFolders    []imageFolder  // oci-archive: and oci-layout: may name paths below these
+	CAFile          string         // PEM; empty: what the host's administrator added; "none"
+	Cache           int64          // GiB of what steps left
+	StepTimeout     time.Duration
+}
+
+// imageFolder is the path of a folder.
+type imageFolder string
+
+func (f imageFolder) String() string { return string(f) }
+
+func parseFolder(s string) (imageFolder, error) {
+	if !filepath.IsAbs(s) {
+		return "", fmt.Errorf("%q is not an absolute path", s)
+	}
+	return imageFolder(s), nil
 }
 
 const (
@@ -106,6 +127,12 @@ func (c *Config) bind(f *pflag.FlagSet) {
 	f.StringVar(&c.Build.HTTPProxy, "build-http-proxy", "", "HTTP proxy for template builds")
 	f.StringVar(&c.Build.HTTPSProxy, "build-https-proxy", "", "HTTPS proxy for template builds")
 	f.StringVar(&c.Build.NoProxy, "build-no-proxy", "", "hosts template builds reach without the proxy")
+	f.StringVar(&c.Build.RegistryAuth, "build-registry-auth", "", "`file` of registry logins in the form of Docker's config.json")
+	f.Var(&listValue[image.Mirror]{&c.Build.RegistryMirrors, image.ParseMirror}, "build-registry-mirrors", "comma-separated HOST=URL of mirrors asked before image registries")
+	f.Var(&listValue[imageFolder]{&c.Build.ImageFolders, parseFolder}, "build-image-folders", "comma-separated folders whose OCI archives and layouts every tenant may use")
+	f.StringVar(&c.Build.CAFile, "build-ca-file", "", "PEM `file` of certificates that images trust, too (default what the host's administrator added; \"none\")")
+	f.Int64Var(&c.Build.Cache, "build-cache", 20, "GiB of base images and steps' results kept for later builds")
+	f.DurationVar(&c.Build.StepTimeout, "build-step-timeout", 45*time.Minute, "how long one step of a build may take")
 }
 
 // fill sets every flag of f that was not given from getenv, else from file,
@@ -170,6 +197,12 @@ func (c *Config) check() error {
 	}
 	if c.MaxTimeout < time.Second {
 		bad("max-timeout", "%s is less than a second", c.MaxTimeout)
+	}
+	if c.Build.Cache < 1 {
+		bad("build-cache", "%d is less than 1", c.Build.Cache)
+	}
+	if c.Build.StepTimeout < time.Second {
+		bad("build-step-timeout", "%s is less than a second", c.Build.StepTimeout)
 	}
 	if c.KeepAudit < time.Minute {
 		bad("keep-audit", "%s is less than a minute", c.KeepAudit)

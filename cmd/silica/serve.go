@@ -21,7 +21,6 @@ import (
 	"silica.dev/silica/internal/blob"
 	"silica.dev/silica/internal/builder"
 	"silica.dev/silica/internal/event"
-	"silica.dev/silica/internal/image"
 	"silica.dev/silica/internal/network"
 	"silica.dev/silica/internal/runtime/gvisor"
 	"silica.dev/silica/internal/server"
@@ -109,24 +108,22 @@ func runServe(ctx context.Context, c Config) (err error) {
 	driver := observedDriver{gvisor, metrics, tracing.Tracer()}
 	debug.FreeOSMemory() // the engine was unpacked, and is on disk now
 
-	outside := image.Config{
-		AptMirror: c.Build.AptMirror, NpmRegistry: c.Build.NpmRegistry, PipIndexURL: c.Build.PipIndexURL,
-		HTTPProxy: c.Build.HTTPProxy, HTTPSProxy: c.Build.HTTPSProxy, NoProxy: c.Build.NoProxy,
-	}
-	if err := outside.Validate(); err != nil {
+	outside, err := outside(c)
+	if err != nil {
 		return err
 	}
+	images := newImages(c, outside, blobs, agentProgram)
 	build := builder.New(builder.Config{
 		Driver:  driver,
-		Images:  &image.Builder{Blobs: blobs, Agent: agentProgram, Sources: []image.Source{&image.Debian{Config: outside, Host: "/"}}},
+		Images:  images,
 		Blobs:   neededBlobs{blobs, rows},
 		Store:   rows,
 		Log:     log,
 		Setting: fmt.Sprintf("%s %+v", agent.Digest, outside),
+		Report:  func(s builder.Status) { log.Info(s.String()) },
+		Making:  newMaking(c, images, outside),
 
 		Nameservers: nameservers(c),
-
-		Report: func(s builder.Status) { log.Info(s.String()) },
 	})
 	recipe, err := defaultRecipe()
 	if err != nil {

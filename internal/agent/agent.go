@@ -131,6 +131,7 @@ func (a *Agent) routes() http.Handler {
 	mux.HandleFunc("POST /files/commit", a.commitFile)
 	mux.HandleFunc("GET /files/archive", a.getArchive)
 	mux.HandleFunc("PUT /files/archive", a.putArchive)
+	mux.HandleFunc("GET /files/capture", a.getCapture)
 	return mux
 }
 

@@ -105,6 +105,20 @@ func (a *Agent) getArchive(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// getCapture answers with the whole root file system; see [files.Files.Capture].
+func (a *Agent) getCapture(w http.ResponseWriter, r *http.Request) {
+	since, err := strconv.ParseInt(r.URL.Query().Get("since"), 10, 64)
+	if err != nil {
+		a.fail(w, r, sandbox.Field("since", "must be seconds since 1970"))
+		return
+	}
+	w.Header().Set("Content-Type", archiveTypes[files.FormatTar])
+	if err := a.files.Capture(r.Context(), since, w); err != nil {
+		a.cfg.Log.Warn("capture", "err", err)
+		panic(http.ErrAbortHandler)
+	}
+}
+
 func (a *Agent) putArchive(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	n, err := a.files.Unpack(r.Context(), r.Body, q.Get("path"), q.Get("owners") == "true")

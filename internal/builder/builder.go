@@ -57,6 +57,7 @@ type Config struct {
 	Nameservers []string
 	// Report is told of progress, about once a second. It must not block.
 	Report func(Status)
+	Making Making
 }
 
 // Builder makes templates ready. Its methods may be called at the same time.
@@ -73,6 +74,8 @@ type Builder struct {
 	flights map[string]*flight // by template and key
 	tries   map[string]*tries
 	own     map[string]bool // names of the snapshots of templates' own sizes
+
+	making makeState
 }
 
 // New returns a builder that has done nothing yet.
@@ -184,24 +187,14 @@ func (b *Builder) discard(ctx context.Context, ref sandbox.Ref) {
 // names: what a crash left between storing and naming. Call it before
 // anything else is under way; an artifact just stored looks the same.
 func (b *Builder) Sweep(ctx context.Context, keep ...sandbox.Ref) error {
-	used := map[sandbox.Ref]bool{}
+	used, err := b.named(ctx)
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
 	for _, ref := range keep {
 		used[ref] = true
 	}
-	templates, err := b.Store.Templates(ctx)
-	if err != nil {
-		return fmt.Errorf("sweep: %w", err)
-	}
-	for _, t := range templates {
-		used[t.Image] = true
-	}
-	snapshots, err := b.Store.Seeds(ctx)
-	if err != nil {
-		return fmt.Errorf("sweep: %w", err)
-	}
-	for _, s := range snapshots {
-		used[s.Ref] = true
-	}
+	b.cache().names(used)
 	refs, err := b.Blobs.List(ctx)
 	if err != nil {
 		return fmt.Errorf("sweep: %w", err)

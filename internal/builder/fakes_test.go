@@ -86,6 +86,7 @@ type artifacts struct {
 	lost    map[sandbox.Ref]bool
 	deleted []sandbox.Ref
 	listed  []sandbox.Ref
+	dir     string // where every artifact is
 }
 
 func (a *artifacts) Open(_ context.Context, ref sandbox.Ref) (string, func(), error) {
@@ -94,7 +95,7 @@ func (a *artifacts) Open(_ context.Context, ref sandbox.Ref) (string, func(), er
 	if ref == "" || a.lost[ref] || slices.Contains(a.deleted, ref) {
 		return "", nil, notFound
 	}
-	return "", func() {}, nil
+	return a.dir, func() {}, nil
 }
 
 func (a *artifacts) Delete(_ context.Context, ref sandbox.Ref) error {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -26,6 +27,9 @@ type Config struct {
 	// NpmRegistry and PipIndexURL, when set, are where npm and pip inside a
 	// sandbox look by default.
 	NpmRegistry, PipIndexURL string
+	// Certificates, in PEM, are trusted by images in addition to the base image's
+	// own: those of a proxy that looks into TLS, or of a mirror.
+	Certificates []byte
 	// Proxies for the build alone.
 	HTTPProxy, HTTPSProxy, NoProxy string
 }
@@ -64,8 +68,37 @@ var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]*$`)
 // Handles implements [Source]: "debian:" and a suite.
 func (d *Debian) Handles(from string) bool { return debianFrom.MatchString(from) }
 
+// Resolve implements [Source]. Packages have no digest of all that would be
+// installed: what was made once is the base until it is made anew.
+func (d *Debian) Resolve(context.Context, string) (string, error) { return "", nil }
+
 // Fetch implements [Source].
-func (d *Debian) Fetch(ctx context.Context, spec Spec, root string, report func(Progress)) error {
+func (d *Debian) Fetch(ctx context.Context, spec Spec, work string, report func(Progress)) (*Base, error) {
+	root := filepath.Join(work, "root")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return nil, err
+	}
+	if err := d.check(spec); err != nil {
+		return nil, err
+	}
+	sources, err := d.sources(debianFrom.FindStringSubmatch(spec.From)[1])
+	if err != nil {
+		return nil, err
+	}
+	if err := d.bootstrap(ctx, spec, sources, root, report); err != nil {
+		return nil, err
+	}
+	files, err := readFolder(root)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(d.settle(files, sources), d.Config.trust(files)); err != nil {
+		return nil, errors.Join(err, files.close())
+	}
+	return &Base{files: files}, nil
+}
+
+func (d *Debian) check(spec Spec) error {
 	if err := d.Config.Validate(); err != nil {
 		return err
 	}
@@ -77,11 +110,11 @@ func (d *Debian) Fetch(ctx context.Context, spec Spec, root string, report func(
 			return sandbox.Field("packages", fmt.Sprintf("%q is no package name", p))
 		}
 	}
+	return nil
+}
+
+func (d *Debian) bootstrap(ctx context.Context, spec Spec, sources []aptSource, root string, report func(Progress)) error {
 	suite := debianFrom.FindStringSubmatch(spec.From)[1]
-	sources, err := d.sources(suite)
-	if err != nil {
-		return err
-	}
 	file := filepath.Join(filepath.Dir(root), "build.sources")
 	if err := os.WriteFile(file, []byte(renderSources(sources)), 0o600); err != nil {
 		return err
@@ -98,7 +131,7 @@ func (d *Debian) Fetch(ctx context.Context, spec Spec, root string, report func(
 	}
 	progress := aptProgress{report: report}
 	// DPKG and apt settings of whoever started the daemon stay outside.
-	err = run(ctx, d.environment(), progress.line, "mmdebstrap", append(args, suite, root, file)...)
+	err := run(ctx, d.environment(), progress.line, "mmdebstrap", append(args, suite, root, file)...)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -107,7 +140,7 @@ func (d *Debian) Fetch(ctx context.Context, spec Spec, root string, report func(
 			"the base image could not be made from Debian's packages: see the log; "+
 				"SILICA_BUILD_APT_MIRROR names another mirror").Because(err)
 	}
-	return d.settle(root, sources)
+	return nil
 }
 
 // sources tells where packages come from.
@@ -182,7 +215,7 @@ func (d *Debian) hostAptOptions(ctx context.Context) []string {
 // out.
 func (d *Debian) environment() []string {
 	env := []string{"LC_ALL=C", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "PATH=" + os.Getenv("PATH"),
-		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", epoch.Unix())}
+		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", Epoch.Unix())}
 	for name, own := range map[string]string{"http_proxy": d.Config.HTTPProxy, "https_proxy": d.Config.HTTPSProxy, "no_proxy": d.Config.NoProxy} {
 		for _, v := range []string{own, os.Getenv(name), os.Getenv(strings.ToUpper(name))} {
 			if v != "" {
@@ -195,19 +228,16 @@ func (d *Debian) environment() []string {
 }
 
 // settle replaces what the bootstrap configured for itself by what users need.
-func (d *Debian) settle(dir string, sources []aptSource) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if err := removeMatches(root, []string{"etc/apt/sources.list", "etc/apt/sources.list.d/*",
-		"etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap"}); err != nil {
-		return err
+func (d *Debian) settle(t *tree, sources []aptSource) error {
+	for _, pattern := range []string{"etc/apt/sources.list", "etc/apt/sources.list.d/*",
+		"etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap"} {
+		for _, name := range t.matches(pattern) {
+			t.remove(name)
+		}
 	}
 	for i := range sources {
 		sources[i] = sources[i].public()
-		if err := d.copyKey(root, sources[i]); err != nil {
+		if err := d.copyKey(t, sources[i]); err != nil {
 			return err
 		}
 	}
@@ -222,24 +252,24 @@ func (d *Debian) settle(dir string, sources []aptSource) error {
 	if d.Config.NpmRegistry != "" {
 		files["etc/npmrc"] = "registry=" + d.Config.NpmRegistry + "\n"
 	}
-	for name, text := range files {
-		if err := replace(root, name, []byte(text), 0o644); err != nil {
+	for name, content := range files {
+		if err := t.write(name, []byte(content), 0o644); err != nil {
 			return err
 		}
 	}
 	// Nothing starts services in a sandbox: a package that tries would fail.
-	return replace(root, "usr/sbin/policy-rc.d", []byte("#!/bin/sh\nexit 101\n"), 0o755)
+	return t.write("usr/sbin/policy-rc.d", []byte("#!/bin/sh\nexit 101\n"), 0o755)
 }
 
 // copyKey gives the image the key its packages are signed with, unless it has
 // one at that place.
-func (d *Debian) copyKey(root *os.Root, s aptSource) error {
+func (d *Debian) copyKey(t *tree, s aptSource) error {
 	path, ok := s.keyFile()
 	if !ok {
 		return nil
 	}
 	name := strings.TrimPrefix(filepath.Clean(path), "/")
-	if _, err := root.Stat(name); err == nil {
+	if t.find(name, true) != nil {
 		return nil
 	}
 	f, err := os.Open(path)
@@ -251,5 +281,5 @@ func (d *Debian) copyKey(root *os.Root, s aptSource) error {
 	if err != nil {
 		return err
 	}
-	return replace(root, name, key, 0o644)
+	return t.write(name, key, 0o644)
 }

@@ -2,22 +2,18 @@ package image
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // mountPoints must be in the image: its file system is read-only.
 var mountPoints = []struct {
 	path string
-	mode fs.FileMode
+	mode uint32
 }{
-	{"proc", 0o555}, {"sys", 0o555}, {"dev", 0o755}, {"dev/pts", 0o755}, {"dev/shm", fs.ModeSticky | 0o777},
-	{"run", 0o755}, {"tmp", fs.ModeSticky | 0o777}, {"root", 0o700}, {"workspace", 0o755}, {".silica", 0o755},
+	{"proc", 0o555}, {"sys", 0o555}, {"dev", 0o755}, {"dev/pts", 0o755}, {"dev/shm", unix.S_ISVTX | 0o777},
+	{"run", 0o755}, {"tmp", unix.S_ISVTX | 0o777}, {"root", 0o700}, {"workspace", 0o755}, {".silica", 0o755},
 }
 
 // plainFiles replace what the base image or the machine that fetched it left:
@@ -41,117 +37,50 @@ var leftovers = []string{
 	"dev/*", "run/*", "tmp/*", "tmp/.[!.]*", "root/.cache",
 }
 
-// finish turns a base image's files into those of a sandbox. Everything goes
-// through an [os.Root]: a base image may hold links that lead out of it.
-func finish(dir string, agent []byte) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
+// finish turns a base image's files into those of a sandbox.
+func finish(t *tree, agent []byte) error {
+	for _, pattern := range leftovers {
+		for _, name := range t.matches(pattern) {
+			t.remove(name)
+		}
 	}
-	defer root.Close()
-	if err := removeMatches(root, leftovers); err != nil {
-		return err
-	}
-	if err := emptyLogs(root); err != nil {
-		return err
-	}
+	emptyLogs(t)
 	for _, m := range mountPoints {
-		if err := makeFolder(root, m.path, m.mode); err != nil {
+		// A link, or a file, would lead elsewhere than everybody expects.
+		if n := t.find(m.path, false); n != nil && !n.isDir() {
+			t.remove(m.path)
+		}
+		if err := t.put(m.path, newFolder(m.mode)); err != nil {
 			return err
 		}
 	}
-	for name, text := range plainFiles {
-		if err := replace(root, name, []byte(text), 0o644); err != nil {
+	for name, content := range plainFiles {
+		if err := t.write(name, []byte(content), 0o644); err != nil {
 			return err
 		}
 	}
-	if err := replace(root, strings.TrimPrefix(AgentPath, "/"), agent, 0o755); err != nil {
-		return err
-	}
-	return stampBytecode(root)
-}
-
-func removeMatches(root *os.Root, patterns []string) error {
-	for _, p := range patterns {
-		names, err := fs.Glob(root.FS(), p)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p, err)
-		}
-		for _, name := range names {
-			if err := root.RemoveAll(name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return t.write(strings.TrimPrefix(AgentPath, "/"), agent, 0o755)
 }
 
 // emptyLogs keeps the files, because programs expect some of them to be there.
-func emptyLogs(root *os.Root) error {
-	err := fs.WalkDir(root.FS(), "var/log", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		f, err := root.OpenFile(name, os.O_WRONLY|os.O_TRUNC, 0)
-		if err != nil {
-			return err
-		}
-		return f.Close()
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+func emptyLogs(t *tree) {
+	if logs := t.find("var/log", true); logs != nil && logs.isDir() {
+		eachBelow("", logs, func(_ string, n *node) {
+			if n.is(unix.S_IFREG) {
+				n.size, n.body = 0, nil
+			}
+		})
 	}
-	return err
 }
 
-// makeFolder makes sure that name is a folder and no link to one.
-func makeFolder(root *os.Root, name string, mode fs.FileMode) error {
-	if st, err := root.Lstat(name); err == nil && !st.IsDir() {
-		if err := root.Remove(name); err != nil {
-			return err
-		}
-	}
-	if err := root.MkdirAll(name, 0o755); err != nil {
-		return err
-	}
-	return root.Chmod(name, mode)
-}
+func isBytecode(name string) bool { return strings.HasSuffix(name, ".pyc") }
 
-// replace puts a regular file at name, whatever is there.
-func replace(root *os.Root, name string, text []byte, mode fs.FileMode) error {
-	if err := root.RemoveAll(name); err != nil {
-		return err
+// restamp makes a compiled Python file, of which it is given the beginning,
+// belong to a source changed at [Epoch]. Python compares that time with its
+// source's: otherwise it would compile every module again at each start.
+func restamp(head []byte) {
+	// PEP 552: magic, flags, then for flags 0 the source's time and size.
+	if len(head) >= 16 && binary.LittleEndian.Uint32(head[4:]) == 0 {
+		binary.LittleEndian.PutUint32(head[8:], uint32(Epoch.Unix()))
 	}
-	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
-		return err
-	}
-	if err := root.WriteFile(name, text, mode); err != nil {
-		return err
-	}
-	return root.Chmod(name, mode) // not lessened by the umask
-}
-
-// stampBytecode makes compiled Python files belong to sources changed at
-// [epoch]. Python compares that time with its source's: otherwise it would
-// compile every module again at each start.
-func stampBytecode(root *os.Root) error {
-	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() || !strings.HasSuffix(name, ".pyc") {
-			return err
-		}
-		f, err := root.OpenFile(name, os.O_RDWR, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		// PEP 552: magic, flags, then for flags 0 the source's time and size.
-		var header [16]byte
-		if _, err := io.ReadFull(f, header[:]); err != nil || binary.LittleEndian.Uint32(header[4:]) != 0 {
-			return nil // not of this form
-		}
-		var stamp [4]byte
-		binary.LittleEndian.PutUint32(stamp[:], uint32(epoch.Unix()))
-		_, err = f.WriteAt(stamp[:], 8)
-		return err
-	})
 }

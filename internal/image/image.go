@@ -10,8 +10,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +28,7 @@ const (
 	// AgentPath is where the agent's executable is, seen from inside.
 	AgentPath = "/.silica/agent"
 	// FormatVersion rises when the same input gives another image than before.
-	FormatVersion = 1
+	FormatVersion = 2
 )
 
 // Spec says what to make an image of.
@@ -39,6 +41,21 @@ type Spec struct {
 type Image struct {
 	Ref  sandbox.Ref
 	Size int64 // of the file system, in bytes
+	// What the base image says of itself: its digest, if it has one, and where
+	// and as whom its programs run.
+	Digest  string
+	Env     map[string]string
+	Workdir string
+	User    string
+}
+
+// Base is what a source found: files, and what the base image says of itself.
+type Base struct {
+	Digest  string
+	Env     map[string]string
+	Workdir string
+	User    string
+	files   *tree
 }
 
 // Progress is how far a build has come. Done and Total count what Message
@@ -52,10 +69,13 @@ type Progress struct {
 type Source interface {
 	// Handles tells whether from names a base image of this kind.
 	Handles(from string) bool
-	// Fetch fills the empty folder root, which is on the blob store's file
-	// system. When it returns, for whatever reason, nothing it started runs
-	// and nothing is mounted below root.
-	Fetch(ctx context.Context, spec Spec, root string, report func(Progress)) error
+	// Resolve tells the digest from stands for now; empty: there are none of
+	// this kind.
+	Resolve(ctx context.Context, from string) (digest string, err error)
+	// Fetch reads a base image. work is an empty folder on the blob store's
+	// file system for what it needs meanwhile. When it returns, for whatever
+	// reason, nothing it started runs and nothing is mounted below work.
+	Fetch(ctx context.Context, spec Spec, work string, report func(Progress)) (*Base, error)
 }
 
 // Builder makes images.
@@ -65,6 +85,19 @@ type Builder struct {
 	Agent   []byte // static executable
 }
 
+// Resolve tells the digest a base image's name stands for now; empty: it has none.
+func (b *Builder) Resolve(ctx context.Context, from string) (string, error) {
+	source, err := b.source(from)
+	if err != nil {
+		return "", err
+	}
+	digest, err := source.Resolve(ctx, from)
+	if err != nil {
+		return "", fmt.Errorf("resolve %s: %w", from, err)
+	}
+	return digest, nil
+}
+
 // Build makes an image and stores it. report is called from one goroutine at a
 // time, and never after Build has returned.
 func (b *Builder) Build(ctx context.Context, spec Spec, report func(Progress)) (_ Image, err error) {
@@ -72,10 +105,57 @@ func (b *Builder) Build(ctx context.Context, spec Spec, report func(Progress)) (
 	if err != nil {
 		return Image{}, err
 	}
-	// Before minutes are spent on what comes first.
-	if err := haveTool("mkfs.erofs", "erofs-utils"); err != nil {
+	var base *Base
+	img, err := b.store(ctx, report, func(work string) (*tree, error) {
+		base, err = source.Fetch(ctx, spec, work, report)
+		if err != nil {
+			return nil, fmt.Errorf("fetch %s: %w", spec.From, err)
+		}
+		if err := checkFamily(base.files); err != nil {
+			return base.files, fmt.Errorf("base image %s: %w", spec.From, err)
+		}
+		return base.files, nil
+	})
+	if err != nil {
 		return Image{}, err
 	}
+	img.Digest, img.Env, img.Workdir, img.User = base.Digest, base.Env, base.Workdir, base.User
+	return img, nil
+}
+
+// Rebuild makes an image of a sandbox's files: an archive that says by hard links
+// to themselves what is still as in the image base. See the agent's Capture.
+func (b *Builder) Rebuild(ctx context.Context, base sandbox.Ref, changes io.Reader, report func(Progress)) (Image, error) {
+	dir, release, err := b.Blobs.Open(ctx, base)
+	if err != nil {
+		return Image{}, fmt.Errorf("capture: %w", err)
+	}
+	defer release()
+	f, err := os.Open(filepath.Join(dir, File))
+	if err != nil {
+		return Image{}, fmt.Errorf("capture: %w", err)
+	}
+	defer f.Close()
+	return b.store(ctx, report, func(work string) (*tree, error) {
+		old, err := readTree(f)
+		if err != nil {
+			return nil, fmt.Errorf("capture: %w", err)
+		}
+		bodies, err := newSpool(work)
+		if err != nil {
+			return nil, fmt.Errorf("capture: %w", err)
+		}
+		t := newTree()
+		t.close = bodies.close
+		if err := (unpacking{to: t, spool: bodies, base: old}).unpack(ctx, changes); err != nil {
+			return t, fmt.Errorf("capture: %w", err)
+		}
+		return t, nil
+	})
+}
+
+// store makes an image of what fill returns, which may be a tree and an error.
+func (b *Builder) store(ctx context.Context, report func(Progress), fill func(work string) (*tree, error)) (_ Image, err error) {
 	work, err := b.Blobs.TempDir(ctx)
 	if err != nil {
 		return Image{}, fmt.Errorf("build image: %w", err)
@@ -87,21 +167,22 @@ func (b *Builder) Build(ctx context.Context, spec Spec, report func(Progress)) (
 	defer func() {
 		err = errors.Join(diskFull(err, filepath.Dir(work)), os.RemoveAll(work), os.RemoveAll(artifact))
 	}()
-
-	root := filepath.Join(work, "root")
-	if err := os.Mkdir(root, 0o755); err != nil {
-		return Image{}, fmt.Errorf("build image: %w", err)
+	files, err := fill(work)
+	if files != nil && files.close != nil {
+		closed := sync.OnceValue(files.close)
+		files.close = closed
+		defer func() { err = errors.Join(err, closed()) }()
 	}
-	if err := source.Fetch(ctx, spec, root, report); err != nil {
-		return Image{}, fmt.Errorf("fetch %s: %w", spec.From, err)
+	if err != nil {
+		return Image{}, err
 	}
 	report(Progress{Message: "finishing the file system"})
-	if err := finish(root, b.Agent); err != nil {
-		return Image{}, fmt.Errorf("finish %s: %w", spec.From, err)
+	if err := finish(files, b.Agent); err != nil {
+		return Image{}, fmt.Errorf("build image: %w", err)
 	}
 	file := filepath.Join(artifact, File)
-	if err := pack(ctx, root, file, report); err != nil {
-		return Image{}, fmt.Errorf("pack %s: %w", spec.From, err)
+	if err := pack(ctx, files, file, report); err != nil {
+		return Image{}, fmt.Errorf("build image: %w", err)
 	}
 	st, err := os.Stat(file)
 	if err != nil {
@@ -109,6 +190,11 @@ func (b *Builder) Build(ctx context.Context, spec Spec, report func(Progress)) (
 	}
 	// Before the image is made durable: that would write these files to disk, too.
 	report(Progress{Message: "removing what the image was made from"})
+	if files.close != nil {
+		if err := files.close(); err != nil {
+			return Image{}, fmt.Errorf("build image: %w", err)
+		}
+	}
 	if err := os.RemoveAll(work); err != nil {
 		return Image{}, fmt.Errorf("build image: %w", err)
 	}
@@ -149,8 +235,16 @@ func diskFull(err error, dir string) error {
 	return err
 }
 
-// epoch is the time every file of an image was changed, as far as anybody
+// Epoch is the time every file of an image was changed, as far as anybody
 // inside can see: one file's time more than others' would make each build of
 // the same packages another image, and EROFS inodes without own times are half
 // as large.
-var epoch = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+var Epoch = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// String is "installing packages 143/312".
+func (p Progress) String() string {
+	if p.Total == 0 {
+		return p.Message
+	}
+	return fmt.Sprintf("%s %d/%d", p.Message, p.Done, p.Total)
+}

@@ -52,6 +52,7 @@ func newAgent(m *memory, res sandbox.Resources) *Agent {
 	mux.HandleFunc("PUT /files", a.putFile)
 	mux.HandleFunc("POST /files/spool", a.spool)
 	mux.HandleFunc("POST /files/commit", a.commit)
+	mux.HandleFunc("GET /files/capture", a.capture)
 	a.server = &http.Server{Handler: a.patient(mux)}
 	go func() { _ = a.server.Serve(a) }() // stop ends it
 	return a
