@@ -119,15 +119,21 @@ func (s *Store) AddSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbo
 	return got, err
 }
 
+// saved is what a tenant may have saved, and what it has, in bytes.
+const saved = `select max_saved,
+	(select cast(coalesce(sum(size), 0) as bigint) from snapshots where tenant = $1) +
+	(select cast(coalesce(sum(saved), 0) as bigint) from sandboxes where tenant = $1 and state = $2)
+	from tenants where id = $1`
+
 // roomToSave holds a tenant to the bytes that it may have saved. The caller has
 // locked the tenant.
 func (t *tx) roomToSave(tenant sandbox.TenantID, more int64) error {
+	return withinSaved(t.row(saved, string(tenant), string(sandbox.Paused)), more)
+}
+
+func withinSaved(row scanner, more int64) error {
 	var most, has int64
-	err := t.row(`select max_saved,
-		(select cast(coalesce(sum(size), 0) as bigint) from snapshots where tenant = $1) +
-		(select cast(coalesce(sum(saved), 0) as bigint) from sandboxes where tenant = $1 and state = $2)
-		from tenants where id = $1`, string(tenant), string(sandbox.Paused)).Scan(&most, &has)
-	if err != nil || most <= 0 || has < most && has+more <= most {
+	if err := row.Scan(&most, &has); err != nil || most <= 0 || has < most && has+more <= most {
 		return err
 	}
 	return quotaExceeded("snapshots_mb", most/sandbox.MiB, has/sandbox.MiB, "the tenant's %d MiB for snapshots and paused sandboxes are used up", most/sandbox.MiB)
@@ -135,7 +141,11 @@ func (t *tx) roomToSave(tenant sandbox.TenantID, more int64) error {
 
 // RoomToSave tells whether a tenant may save anything more.
 func (s *Store) RoomToSave(ctx context.Context, tenant sandbox.TenantID) error {
-	return s.do(ctx, "look for room", func(t *tx) error { return t.roomToSave(tenant, 0) })
+	err := withinSaved(s.read.QueryRowContext(ctx, saved, string(tenant), string(sandbox.Paused)), 0)
+	if sandbox.HasCode(err, sandbox.CodeQuota) {
+		return err
+	}
+	return wrap(err, "look for room")
 }
 
 // EndSnapshot makes a snapshot that is being taken ready, or failed when it has a

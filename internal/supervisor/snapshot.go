@@ -83,6 +83,9 @@ func (s *Supervisor) begin(ctx context.Context, c sandbox.Caller, id string, n s
 	if err != nil {
 		return n, nil, err
 	}
+	if sb.Base == "" {
+		return n, nil, errCantKeep.Because(errors.New("the row does not say what it was started from"))
+	}
 	if sb.State == sandbox.Running {
 		if u = s.lookup(sb.ID); u == nil {
 			return n, nil, s.absent()
