@@ -8,6 +8,8 @@ type ErrorBody struct {
 	Message    string   `json:"message"`
 	RequestID  string   `json:"request_id"`
 	RetryAfter *float64 `json:"retry_after,omitempty"` // seconds; with 429 and some 503
+	Errors     any      `json:"errors,omitempty"`      // all that is wrong with a BuildSpec, or texts by field
+	Valid      *bool    `json:"valid,omitempty"`       // false, of a BuildSpec
 }
 
 // Error says what went wrong. Codes are listed in docs/errors.md.

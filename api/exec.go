@@ -70,6 +70,12 @@ type ExecEvent struct {
 	// Error: the stream ends without an exit.
 	Code    string `json:"code,omitempty"`
 	Message string `json:"message,omitempty"`
+
+	// Of build_event: what goes on with the template that the sandbox waits for.
+	Event      string `json:"event,omitempty"`
+	BuildID    string `json:"build_id,omitempty"`
+	BuildState string `json:"build_state,omitempty"`
+	Step       int    `json:"step,omitempty"`
 }
 
 // Bytes returns the output an event carries, exactly as the program wrote it.
@@ -86,7 +92,8 @@ const (
 	EventUpdated      = "updated"
 	EventExecOutput   = "exec_output"
 	EventError        = "error"
-	EventClosing      = "closing" // the server goes away: connect again
+	EventBuild        = "build_event" // of the template that the sandbox waits for; of a build's log, too
+	EventClosing      = "closing"     // the server goes away: connect again
 )
 
 // Event is one event of GET /sandboxes/{id}/events.

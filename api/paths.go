@@ -10,10 +10,11 @@ const Base = "/api/v1"
 
 // Paths below Base, and those beside it.
 const (
-	PathSandboxes = "/sandboxes"
-	PathTemplates = "/sandbox-templates"
-	PathTenants   = "/tenants"
-	PathKeys      = "/api-keys"
+	PathSandboxes      = "/sandboxes"
+	PathTemplates      = "/sandbox-templates"
+	PathTemplateBuilds = "/sandbox-template-builds"
+	PathTenants        = "/tenants"
+	PathKeys           = "/api-keys"
 
 	PathScopedTokens = "/tokens/scoped"
 	PathTickets      = "/auth/sse-ticket"

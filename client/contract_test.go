@@ -31,16 +31,34 @@ func failed[T any](_ T, err error) error { return err }
 
 // calls is how the client makes every operation of the contract.
 var calls = map[string]func(ctx context.Context, c *client.Client) error{
-	"health":        func(ctx context.Context, c *client.Client) error { return c.Health(ctx) },
-	"ready":         func(ctx context.Context, c *client.Client) error { return c.Ready(ctx) },
-	"openAPI":       func(ctx context.Context, c *client.Client) error { return failed(c.OpenAPI(ctx)) },
-	"metrics":       func(ctx context.Context, c *client.Client) error { return failed(c.ServerMetrics(ctx)) },
-	"drain":         func(ctx context.Context, c *client.Client) error { return failed(c.Drain(ctx)) },
-	"listTemplates": func(ctx context.Context, c *client.Client) error { return failed(c.Templates(ctx)) },
-	"getTemplate":   func(ctx context.Context, c *client.Client) error { return failed(c.Template(ctx, "t")) },
-	"catalog":       func(ctx context.Context, c *client.Client) error { return failed(c.Catalog(ctx)) },
-	"sizes":         func(ctx context.Context, c *client.Client) error { return failed(c.Sizes(ctx)) },
-	"regions":       func(ctx context.Context, c *client.Client) error { return failed(c.Regions(ctx)) },
+	"health":  func(ctx context.Context, c *client.Client) error { return c.Health(ctx) },
+	"ready":   func(ctx context.Context, c *client.Client) error { return c.Ready(ctx) },
+	"openAPI": func(ctx context.Context, c *client.Client) error { return failed(c.OpenAPI(ctx)) },
+	"metrics": func(ctx context.Context, c *client.Client) error { return failed(c.ServerMetrics(ctx)) },
+	"drain":   func(ctx context.Context, c *client.Client) error { return failed(c.Drain(ctx)) },
+	"listTemplates": func(ctx context.Context, c *client.Client) error {
+		return failed(c.Templates(ctx, client.TemplateFilter{}))
+	},
+	"getBuildSpecSchema": func(ctx context.Context, c *client.Client) error { return failed(c.BuildSpecSchema(ctx)) },
+	"validateBuildSpec":  func(ctx context.Context, c *client.Client) error { return failed(c.ValidateBuildSpec(ctx, nil)) },
+	"createTemplate": func(ctx context.Context, c *client.Client) error {
+		return failed(c.CreateTemplate(ctx, api.TemplateRequest{}))
+	},
+	"changeTemplate": func(ctx context.Context, c *client.Client) error {
+		return failed(c.ChangeTemplate(ctx, "t", api.TemplateRequest{}))
+	},
+	"deleteTemplate": func(ctx context.Context, c *client.Client) error { return c.DeleteTemplate(ctx, "t") },
+	"createBuild":    func(ctx context.Context, c *client.Client) error { return failed(c.BuildTemplate(ctx, "t", nil)) },
+	"listBuilds":     func(ctx context.Context, c *client.Client) error { return failed(c.Builds(ctx, "t")) },
+	"getBuild":       func(ctx context.Context, c *client.Client) error { return failed(c.Build(ctx, "b")) },
+	"getBuildLog":    func(ctx context.Context, c *client.Client) error { return failed(c.BuildLog(ctx, "b")) },
+	"buildLogStream": func(ctx context.Context, c *client.Client) error { return drained(c.FollowBuild(ctx, "b", 0)) },
+	"cancelBuild":    func(ctx context.Context, c *client.Client) error { return failed(c.CancelBuild(ctx, "b")) },
+	"retryBuild":     func(ctx context.Context, c *client.Client) error { return failed(c.RetryBuild(ctx, "b")) },
+	"getTemplate":    func(ctx context.Context, c *client.Client) error { return failed(c.Template(ctx, "t")) },
+	"catalog":        func(ctx context.Context, c *client.Client) error { return failed(c.Catalog(ctx)) },
+	"sizes":          func(ctx context.Context, c *client.Client) error { return failed(c.Sizes(ctx)) },
+	"regions":        func(ctx context.Context, c *client.Client) error { return failed(c.Regions(ctx)) },
 
 	"createSandbox":    func(ctx context.Context, c *client.Client) error { return failed(c.Create(ctx, api.CreateSandbox{})) },
 	"listSandboxes":    func(ctx context.Context, c *client.Client) error { return drained(c.All(ctx, api.SandboxFilter{})) },
@@ -287,6 +305,7 @@ var without = map[string]string{
 	"computeTemplates":        "the catalogue as another client reads it",
 	"productTemplates":        "the catalogue as another client reads it",
 	"listWorkspaceComputers":  "listSandboxes with workspace_id",
+	"patchTemplate":           "another name of changeTemplate",
 }
 
 // operation is one of the contract.

@@ -34,6 +34,15 @@ func (e *Error) Error() string {
 	return s
 }
 
+// Problems lists all that is wrong with a BuildSpec, if that is what was refused.
+func (e *Error) Problems() (list []api.Problem) {
+	raw, err := json.Marshal(e.Details["errors"])
+	if err != nil || json.Unmarshal(raw, &list) != nil {
+		return nil
+	}
+	return list
+}
+
 // HasCode tells whether err is the server's refusal with this code.
 func HasCode(err error, code string) bool {
 	var e *Error

@@ -108,13 +108,3 @@ func (c *Client) Restart(ctx context.Context, id string) (*api.Sandbox, error) {
 func (c *Client) Delete(ctx context.Context, id string) (*api.DestroyedSandbox, error) {
 	return fetch[api.DestroyedSandbox](ctx, c, del(api.SandboxPath(id)))
 }
-
-// Templates lists the catalogue and names the default.
-func (c *Client) Templates(ctx context.Context) (*api.TemplateList, error) {
-	return fetch[api.TemplateList](ctx, c, get(api.PathTemplates))
-}
-
-// Template returns one template by id or slug.
-func (c *Client) Template(ctx context.Context, id string) (*api.Template, error) {
-	return fetch[api.Template](ctx, c, get(api.PathTemplates+"/"+url.PathEscape(id)))
-}

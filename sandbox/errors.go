@@ -68,9 +68,14 @@ const (
 	CodeTokenExpired     = "STREAM_TOKEN_EXPIRED"
 	CodeTokenUsed        = "STREAM_TOKEN_USED"
 	CodeTokenMismatch    = "STREAM_TOKEN_MISMATCH"
-	CodeNoSuchTemplate   = "not_found"     // lower case: so the catalogue's contract spells it
+	CodeNoSuchTemplate   = "not_found" // lower case: so the catalogue's contract spells it
+	CodeRequired         = "REQUIRED"  // of a BuildSpec, as are the next four
 	CodeUnsupportedBase  = "UNSUPPORTED_BASE_IMAGE"
-	CodeBaseNotFound     = "BASE_IMAGE_NOT_FOUND"
+	CodeOutOfRange       = "OUT_OF_RANGE"
+	CodeInvalidInteger   = "INVALID_INTEGER"
+	CodeInvalidStep      = "INVALID_STEP"
+	CodeTaken            = "VALIDATION_FAILED"    // a slug that is the tenant's already
+	CodeBaseNotFound     = "BASE_IMAGE_NOT_FOUND" // of a build, as are the next twelve
 	CodeRegistryLogin    = "REGISTRY_UNAUTHORIZED"
 	CodeRegistryDown     = "REGISTRY_UNAVAILABLE"
 	CodeInvalidImage     = "INVALID_IMAGE"
@@ -78,6 +83,10 @@ const (
 	CodeStepFailed       = "BUILD_STEP_FAILED"
 	CodeStepTimeout      = "BUILD_STEP_TIMEOUT"
 	CodeBuildNoSpace     = "BUILD_NO_SPACE"
+	CodeBuildFailed      = "BUILD_FAILED"
+	CodeNotDistributed   = "DISTRIBUTION_FAILED"
+	CodeBuildCancelled   = "BUILD_CANCELLED"
+	CodeBuildState       = "INVALID_BUILD_STATE"
 	CodeDraining         = "DRAINING"      // the server takes no new sandboxes
 	CodeStartFailed      = "START_FAILED"  // event: the sandbox never came to run
 	CodeOutOfMemory      = "OUT_OF_MEMORY" // event

@@ -18,9 +18,9 @@ type Resources struct {
 
 // Spec is what a sandbox is made of, resolved: no defaults are left open.
 type Spec struct {
-	Template string // slug of the template
+	Template string // ID of the template
 	Revision string // of the template, once it is resolved
-	Image    string // slug of the root file system image the template resolved to
+	Image    string // slug of the template, as callers see it
 	Resources
 	Env map[string]string // set for every process started in it
 }

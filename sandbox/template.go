@@ -85,15 +85,6 @@ type Template struct {
 	DeletedAt time.Time // set: it lives on only for what was started from it
 }
 
-// Key names a template in rows, for ever: its ID or, of an official one whose row
-// has none, its slug, which is the same.
-func (t Template) Key() string {
-	if t.ID == "" {
-		return t.Slug
-	}
-	return t.ID
-}
-
 // Seed is the memory and writable layer of a template's sandbox at rest, from
 // which copies start.
 type Seed struct {

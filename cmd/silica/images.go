@@ -72,13 +72,13 @@ func newImages(c Config, o image.Config, blobs blob.Store, agent []byte) *image.
 }
 
 // newMaking is what builds by steps need.
-func newMaking(c Config, images *image.Builder, o image.Config) builder.Making {
+func newMaking(c Config, o image.Config) builder.Making {
 	env := o.StepEnv()
 	if c.Build.GoProxy != "" {
 		maps.Copy(env, map[string]string{"GOPROXY": c.Build.GoProxy})
 	}
 	return builder.Making{
-		Images: images, Nameservers: nameservers(c), Env: env, StepTimeout: c.Build.StepTimeout,
+		Env: env, StepTimeout: c.Build.StepTimeout,
 		Cache: filepath.Join(c.Data, "build-cache.json"), CacheBytes: c.Build.Cache * 1024 * sandbox.MiB,
 	}
 }

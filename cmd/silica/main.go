@@ -96,7 +96,7 @@ and errors are {"error":{"code",…}} on standard error.`,
 		return usageError{fmt.Errorf("%w\nRun \"%s --help\" for its flags", err, c.CommandPath())}
 	})
 	under(root, "server", "Run a server:", newServe(t), newDoctor(t), newWait(t), newDrain(t), newBackup(t), newRestore(t), newStorage(t), newBench(t))
-	under(root, "use", "Use it:", newSandbox(t), newSnapshot(t))
+	under(root, "use", "Use it:", newSandbox(t), newSnapshot(t), newTemplate(t))
 	under(root, "accounts", "Accounts:", newKey(t), newUser(t), newWorkspace(t), newQuota(t), newUsage(t), newCredit(t), newAudit(t), newTenant(t))
 	root.AddCommand(newVersion(t), newMan(t))
 	completeSandboxes(root)

@@ -121,24 +121,27 @@ func runServe(ctx context.Context, c Config) (err error) {
 		Log:     log,
 		Setting: fmt.Sprintf("%s %+v", agent.Digest, outside),
 		Report:  func(s builder.Status) { log.Info(s.String()) },
-		Making:  newMaking(c, images, outside),
+		Making:  newMaking(c, outside),
 
 		Nameservers: nameservers(c),
 	})
-	recipe, err := defaultRecipe()
+	recipes, err := builder.LoadCatalogue(templates.Files)
 	if err != nil {
 		return err
 	}
 	var super *supervisor.Supervisor // who wants to hear of what was built
 	catalogue := builder.NewCatalogue(build, func() { super.TemplateChanged() })
 	defer catalogue.Close()
+	if err := catalogue.Define(ctx, recipes); err != nil {
+		return err
+	}
 
 	super = supervisor.New(supervisor.Config{
 		Template: defaultTemplate, MaxSandboxes: c.MaxSandboxes, WarmPool: c.WarmPool, EmptySlots: c.EmptySlots,
 		MaxTimeout: c.MaxTimeout, ForbidAlwaysOn: !c.AllowAlwaysOn, CreateWait: max(c.CreateWait, 1), Nameservers: nameservers(c),
 		// The largest named size; sizes in numbers have narrower caps on their wire.
 		Max: sandbox.Resources{MilliCPU: 16 * sandbox.Core, Memory: 32768 * sandbox.MiB, Disk: 81920 * sandbox.MiB},
-	}, supervisor.Deps{Store: rows, Templates: rows, Driver: driver, Events: events, Builds: catalogue, Capacity: newCapacity(c.Data), Kept: blobs, Observer: metrics, Log: log})
+	}, supervisor.Deps{Store: rows, Templates: catalogue, Driver: driver, Events: events, Builds: catalogue, Capacity: newCapacity(c.Data), Kept: blobs, Observer: metrics, Log: log})
 	defer super.Close()
 
 	metrics.Watch(telemetry.Look{
@@ -166,7 +169,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 		MaxSandboxes: c.MaxSandboxes, Prices: c.prices(),
 	}, server.Deps{
 		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Snapshots: super, Storage: storage.Ledger{Rows: rows, Blobs: blobs}, Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows,
-		Directory: rows, Books: rows, Audit: rows, Templates: officialTemplates{rows}, Log: log,
+		Directory: rows, Books: rows, Audit: rows, Templates: catalogue, Log: log,
 		Ready: func(context.Context) error { return readiness(ready, build) },
 		Nodes: nodes,
 	})
@@ -200,12 +203,17 @@ func runServe(ctx context.Context, c Config) (err error) {
 	if err := build.Sweep(ctx, needed...); err != nil {
 		return err
 	}
-	catalogue.Expect(recipe.Slug)
+	catalogue.Expect(defaultTemplate)
 	if err := super.Recover(ctx); err != nil {
 		return err
 	}
 	close(ready)
-	catalogue.Build(recipe)
+	catalogue.Start()
+	for _, r := range recipes {
+		if r.Slug == defaultTemplate {
+			catalogue.Build(r)
+		}
+	}
 
 	select {
 	case err := <-served:
@@ -320,19 +328,6 @@ func newDriver(ctx context.Context, c Config, blobs blob.Store, log *slog.Logger
 	})
 }
 
-func defaultRecipe() (builder.Recipe, error) {
-	recipes, err := builder.LoadCatalogue(templates.Files)
-	if err != nil {
-		return builder.Recipe{}, err
-	}
-	for _, r := range recipes {
-		if r.Slug == defaultTemplate {
-			return r, nil
-		}
-	}
-	return builder.Recipe{}, fmt.Errorf("the catalogue lacks %s", defaultTemplate)
-}
-
 // nameservers are the resolvers sandboxes use: the operator's, else the host's.
 // Only those the operator names are also let through to where the policy says no.
 func nameservers(c Config) []string {
@@ -361,13 +356,6 @@ func readiness(recovered <-chan struct{}, b *builder.Builder) error {
 		return sandbox.E(sandbox.Unavailable, sandbox.CodeTemplateNotReady, s.String())
 	}
 	return nil
-}
-
-// officialTemplates shows every caller the official catalogue.
-type officialTemplates struct{ rows *store.Store }
-
-func (o officialTemplates) Templates(ctx context.Context, _ sandbox.Caller) ([]sandbox.Template, error) {
-	return o.rows.Templates(ctx)
 }
 
 // serveMetrics answers /metrics without a key on an address of its own.

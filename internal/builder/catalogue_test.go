@@ -25,7 +25,7 @@ func TestExpectedTemplateIsWaitedFor(t *testing.T) {
 		}
 		got := make(chan sandbox.Template)
 		go func() {
-			tmpl, err := c.Await(t.Context(), recipe.Slug)
+			tmpl, err := c.Await(t.Context(), recipe.Slug, func(sandbox.BuildEvent) {})
 			if err != nil {
 				t.Error(err)
 			}
@@ -36,7 +36,7 @@ func TestExpectedTemplateIsWaitedFor(t *testing.T) {
 		if tmpl := <-got; tmpl.Slug != recipe.Slug || tmpl.Image == "" {
 			t.Errorf("got %+v", tmpl)
 		}
-		if _, err := c.Await(t.Context(), "other"); sandbox.AsError(err).Kind != sandbox.NotFound {
+		if _, err := c.Await(t.Context(), "other", nil); sandbox.AsError(err).Kind != sandbox.NotFound {
 			t.Errorf("a template nobody builds: %v", err)
 		}
 	})
@@ -51,7 +51,7 @@ func TestRemakesAreBounded(t *testing.T) {
 		before := len(w.driver.Starts())
 		c := NewCatalogue(w.Builder, func() {})
 		ask := func(i int, broken sandbox.Ref) {
-			res := recipe.Resources()
+			res := recipe.Spec.Resources()
 			res.Disk += int64(i) * sandbox.MiB
 			c.Remake(tmpl, res, broken)
 		}
@@ -64,7 +64,7 @@ func TestRemakesAreBounded(t *testing.T) {
 		if n := len(w.driver.Starts()) - before; n != 0 {
 			t.Errorf("%d starts while the turn is taken", n)
 		}
-		own, err := w.rows.Seed(t.Context(), "t", tmpl.Revision, w.driver.SnapshotKey(recipe.Resources()))
+		own, err := w.rows.Seed(t.Context(), "t", tmpl.Revision, w.driver.SnapshotKey(recipe.Spec.Resources()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestCloseEndsWhatWaits(t *testing.T) {
 	w.driver.Set(runtimetest.Knobs{Snapshot: func(ctx context.Context, _ sandbox.ID) error { <-ctx.Done(); return errors.New("cut") }})
 	c := NewCatalogue(w.Builder, func() {})
 	for i := range int64(3) {
-		res := recipe.Resources()
+		res := recipe.Spec.Resources()
 		res.Disk *= 2 + i
 		c.Remake(tmpl, res, "")
 	}

@@ -47,7 +47,7 @@ var checks = []struct {
 // [sandbox.CodeCertification], with the check's name; a restore that fails is
 // the check "restore".
 func (b *Builder) certify(ctx context.Context, q seedRequest, made candidate) error {
-	b.doing(q.template.Slug, "testing the snapshot")
+	b.certifying(q, "testing the snapshot")
 	t := &trial{q: q, made: made}
 	for i, m := range []**member{&t.first, &t.second} {
 		copied, err := b.start(ctx, q, made.ref, "copy-"+strconv.Itoa(i+1))

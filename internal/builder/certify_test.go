@@ -56,18 +56,18 @@ func TestWhatCopiesMustBe(t *testing.T) {
 				w := newWorld(t)
 				w.driver.Set(ofCopies(c.faults))
 				tmpl := warm(sandbox.BuildSpec{StartCmd: "serve", ReadyCmd: "cat /etc/os-release"})
-				_, err := w.Seed(t.Context(), tmpl, recipe.Resources(), "")
+				_, err := w.Seed(t.Context(), tmpl, recipe.Spec.Resources(), "")
 				e := sandbox.AsError(err)
 				if e.Code != sandbox.CodeCertification || e.Details["check"] != c.check || !errors.Is(err, ErrNotCertified) || !strings.Contains(e.Message, c.says) {
 					t.Fatalf("got %v (%v), want the check %q and %q", err, e.Details, c.check, c.says)
 				}
-				if len(w.rows.snapshots) != 0 || len(w.blobs.deleted) != 1 {
-					t.Errorf("left behind: rows %v, deleted %v", w.rows.snapshots, w.blobs.deleted)
+				if seeds := w.seeds(t); len(seeds) != 0 || len(w.blobs.deleted) != 1 {
+					t.Errorf("left behind: rows %v, deleted %v", seeds, w.blobs.deleted)
 				}
 				// A sound host has the same template.
 				w.driver.Set(runtimetest.Knobs{})
 				w.pass(delay(1))
-				if _, err := w.Seed(t.Context(), tmpl, recipe.Resources(), ""); err != nil {
+				if _, err := w.Seed(t.Context(), tmpl, recipe.Spec.Resources(), ""); err != nil {
 					t.Errorf("with nothing wrong: %v", err)
 				}
 			})
@@ -87,8 +87,8 @@ func TestCopyThatDoesNotStart(t *testing.T) {
 		return nil
 	}})
 	_, err := w.Ensure(t.Context(), recipe)
-	if e := sandbox.AsError(err); e.Code != sandbox.CodeCertification || e.Details["check"] != "restore" {
-		t.Errorf("got %v (%v)", err, e.Details)
+	if e := sandbox.AsError(err); e.Code != sandbox.CodeCertification || !strings.Contains(e.Message, "its test of restore") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -114,7 +114,7 @@ func TestWhatKeepsASnapshotFromBeingTaken(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				w.driver.Set(c.knobs)
-				_, err := w.Seed(t.Context(), warm(c.spec), recipe.Resources(), "")
+				_, err := w.Seed(t.Context(), warm(c.spec), recipe.Spec.Resources(), "")
 				e := sandbox.AsError(err)
 				if e.Code != sandbox.CodeSnapshotFailed || e.Details["step"] != c.step || !strings.Contains(e.Message, c.says) || strings.Contains(e.Message, "boom") {
 					t.Errorf("got %v (%q, %v), want the step %q and %q", err, e.Message, e.Details, c.step, c.says)
@@ -129,11 +129,11 @@ func TestWarmCopiesHaveTheAppRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		tmpl := warm(sandbox.BuildSpec{StartCmd: "serve", ReadyCmd: "cat /tmp/miosa-run/template.log"})
-		s, err := w.Seed(t.Context(), tmpl, recipe.Resources(), "")
+		s, err := w.Seed(t.Context(), tmpl, recipe.Spec.Resources(), "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := w.start(t.Context(), seedRequest{template: tmpl, res: recipe.Resources()}, s.Ref, "copy")
+		m, err := w.start(t.Context(), seedRequest{template: tmpl, res: recipe.Spec.Resources()}, s.Ref, "copy")
 		if err != nil {
 			t.Fatal(err)
 		}

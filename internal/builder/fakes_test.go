@@ -2,8 +2,11 @@ package builder
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
 	"log/slog"
-	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -11,73 +14,37 @@ import (
 
 	"silica.dev/silica/internal/image"
 	"silica.dev/silica/internal/runtime/runtimetest"
+	"silica.dev/silica/internal/store"
 	"silica.dev/silica/sandbox"
 )
 
 var notFound = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "not found")
 
-// rows is a Store in memory.
+// rows is the real store, with faults.
 type rows struct {
-	mu        sync.Mutex
-	templates map[string]sandbox.Template
-	snapshots map[[3]string]sandbox.Seed
-	saveErr   error // what SaveSeed answers
+	*store.Store
+	mu      sync.Mutex
+	saveErr error // what SaveSeed answers
 }
 
-func (r *rows) SaveTemplate(_ context.Context, t sandbox.Template) error {
+func (r *rows) SaveSeed(ctx context.Context, s sandbox.Seed) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.templates[t.Slug] = t
-	return nil
-}
-
-func (r *rows) Template(_ context.Context, slug string) (sandbox.Template, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	t, ok := r.templates[slug]
-	if !ok {
-		return t, notFound
+	err := r.saveErr
+	r.mu.Unlock()
+	if err != nil {
+		return err
 	}
-	return t, nil
+	return r.Store.SaveSeed(ctx, s)
 }
 
-func (r *rows) Templates(context.Context) ([]sandbox.Template, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Collect(maps.Values(r.templates)), nil
-}
-
-func (r *rows) SaveSeed(_ context.Context, s sandbox.Seed) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.saveErr != nil {
-		return r.saveErr
+// seeds lists all snapshots.
+func (w *world) seeds(t *testing.T) []sandbox.Seed {
+	t.Helper()
+	list, err := w.rows.Seeds(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	r.snapshots[[3]string{s.Template, s.Revision, s.Key}] = s
-	return nil
-}
-
-func (r *rows) Seed(_ context.Context, slug, revision, key string) (sandbox.Seed, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s, ok := r.snapshots[[3]string{slug, revision, key}]
-	if !ok {
-		return s, notFound
-	}
-	return s, nil
-}
-
-func (r *rows) Seeds(context.Context) ([]sandbox.Seed, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Collect(maps.Values(r.snapshots)), nil
-}
-
-func (r *rows) DeleteSeed(_ context.Context, ref sandbox.Ref) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	maps.DeleteFunc(r.snapshots, func(_ [3]string, s sandbox.Seed) bool { return s.Ref == ref })
-	return nil
+	return list
 }
 
 // artifacts is a blob store that has everything but what was lost.
@@ -86,7 +53,8 @@ type artifacts struct {
 	lost    map[sandbox.Ref]bool
 	deleted []sandbox.Ref
 	listed  []sandbox.Ref
-	dir     string // where every artifact is
+	dir     string                      // where every artifact is
+	verify  func(context.Context) error // what Verify does first
 }
 
 func (a *artifacts) Open(_ context.Context, ref sandbox.Ref) (string, func(), error) {
@@ -96,6 +64,19 @@ func (a *artifacts) Open(_ context.Context, ref sandbox.Ref) (string, func(), er
 		return "", nil, notFound
 	}
 	return a.dir, func() {}, nil
+}
+
+func (a *artifacts) Verify(ctx context.Context, ref sandbox.Ref) error {
+	a.mu.Lock()
+	check := a.verify
+	a.mu.Unlock()
+	if check != nil {
+		if err := check(ctx); err != nil {
+			return err
+		}
+	}
+	_, _, err := a.Open(ctx, ref)
+	return err
 }
 
 func (a *artifacts) Delete(_ context.Context, ref sandbox.Ref) error {
@@ -116,19 +97,39 @@ type images struct {
 	mu   sync.Mutex
 	n    int
 	fail func() error
+	hang func(context.Context) error // what Build does first
 }
 
-func (i *images) Build(_ context.Context, spec image.Spec, report func(image.Progress)) (image.Image, error) {
+func (i *images) Build(ctx context.Context, spec image.Spec, report func(image.Progress)) (image.Image, error) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	i.n++
+	n, fail, hang := i.n, i.fail, i.hang
+	i.mu.Unlock()
 	report(image.Progress{Message: "installing packages", Done: 1, Total: 2})
-	if i.fail != nil {
-		if err := i.fail(); err != nil {
+	if hang != nil {
+		if err := hang(ctx); err != nil {
 			return image.Image{}, err
 		}
 	}
-	return image.Image{Ref: runtimetest.Image(spec.From + string(rune('a'+i.n))), Size: 1}, nil
+	if fail != nil {
+		if err := fail(); err != nil {
+			return image.Image{}, err
+		}
+	}
+	return image.Image{Ref: runtimetest.Image(spec.From + string(rune('a'+n))), Size: 1}, nil
+}
+
+func (i *images) Resolve(context.Context, string) (string, error) { return "", nil }
+
+func (i *images) Rebuild(_ context.Context, base sandbox.Ref, changes io.Reader, _ func(image.Progress)) (image.Image, error) {
+	b, err := io.ReadAll(changes)
+	return image.Image{Ref: sandbox.Ref(fmt.Sprintf("sha256:%x", sha256.Sum256(append(b, base...))))}, err
+}
+
+func (i *images) set(hang func(context.Context) error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.hang = hang
 }
 
 // world is a builder with everything around it fake.
@@ -140,18 +141,24 @@ type world struct {
 	images  *images
 	clock   time.Time
 	reports []Status
+	kill    func() // ends the daemon: what is under way stays as it is
 	mu      sync.Mutex
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	db, err := store.Open(t.Context(), store.Config{Path: filepath.Join(t.TempDir(), "silica.db"), Node: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := &world{
-		driver: runtimetest.NewFake(), images: &images{}, clock: time.Unix(1e9, 0),
-		rows:  &rows{templates: map[string]sandbox.Template{}, snapshots: map[[3]string]sandbox.Seed{}},
-		blobs: &artifacts{lost: map[sandbox.Ref]bool{}},
+		driver: runtimetest.NewFake(), images: &images{}, clock: time.Unix(1e9, 0), rows: &rows{Store: db},
+		blobs: &artifacts{lost: map[sandbox.Ref]bool{}}, kill: func() {},
 	}
 	w.restart("v1")
 	t.Cleanup(func() {
+		w.kill()
+		defer db.Close()
 		if left, err := w.driver.List(t.Context()); err == nil && len(left) > 0 {
 			t.Errorf("sandboxes left: %v", left)
 		}
@@ -169,6 +176,7 @@ func newWorld(t *testing.T) *world {
 
 // restart gives the world the builder of a new daemon.
 func (w *world) restart(setting string) {
+	w.kill()
 	w.Builder = New(Config{Driver: w.driver, Images: w.images, Blobs: w.blobs, Store: w.rows, Setting: setting, Nameservers: []string{"10.0.0.1"},
 		Log: slog.New(slog.DiscardHandler), Report: func(s Status) {
 			w.mu.Lock()
@@ -180,6 +188,17 @@ func (w *world) restart(setting string) {
 		defer w.mu.Unlock()
 		return w.clock
 	}
+	ctx, stop := context.WithCancelCause(context.Background())
+	done := make(chan struct{})
+	b := w.Builder
+	go func() {
+		defer close(done)
+		b.Run(ctx)
+	}()
+	w.kill = sync.OnceFunc(func() {
+		stop(errStopping)
+		<-done
+	})
 }
 
 func (w *world) pass(d time.Duration) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"path"
 	"regexp"
@@ -18,26 +17,14 @@ import (
 
 // Making is what images are made with from a spec with steps.
 type Making struct {
-	Images MakingImages
-	// Template finds the template a base image "template:<slug>" names. nil: the
-	// store's row of that slug.
-	Template func(ctx context.Context, slug string) (sandbox.Template, error)
-	// Nameservers and Env are of the sandboxes that steps run in: resolvers, and
-	// what tells package managers of mirrors and proxies. Env does not stay.
-	Nameservers []string
+	// Env tells package managers of mirrors and proxies in the sandboxes that
+	// steps run in. It does not stay.
 	Env         map[string]string
 	StepTimeout time.Duration // of one step; 0: defaultStepTimeout
 	// Cache is the file that lists what steps left to begin from; empty: it is
 	// forgotten with the process. CacheBytes bounds how much that is.
 	Cache      string
 	CacheBytes int64
-}
-
-// MakingImages makes root file systems, from sandboxes too: an [image.Builder].
-type MakingImages interface {
-	Images
-	Resolve(ctx context.Context, from string) (digest string, err error)
-	Rebuild(ctx context.Context, base sandbox.Ref, changes io.Reader, report func(image.Progress)) (image.Image, error)
 }
 
 const (
@@ -87,7 +74,7 @@ func (b *Builder) base(ctx context.Context, spec sandbox.BuildSpec, report func(
 	if err := image.Refused(spec.From); err != nil {
 		return kept{}, nil, err
 	}
-	digest, err := b.Making.Images.Resolve(ctx, spec.From)
+	digest, err := b.Images.Resolve(ctx, spec.From)
 	if err != nil {
 		return kept{}, nil, err
 	}
@@ -103,12 +90,8 @@ func (b *Builder) base(ctx context.Context, spec sandbox.BuildSpec, report func(
 	}
 	began := b.now()
 	report(sandbox.BuildEvent{Event: "step_started", Text: "base image " + spec.From})
-	last := ""
-	img, err := b.Making.Images.Build(ctx, image.Spec{From: spec.From, Packages: packages}, func(p image.Progress) {
-		if p.Message != last {
-			last = p.Message
-			report(sandbox.BuildEvent{Event: "step_output", Text: p.String()})
-		}
+	img, err := b.Images.Build(ctx, image.Spec{From: spec.From, Packages: packages}, func(p image.Progress) {
+		report(sandbox.BuildEvent{Event: progress, Text: p.String()})
 	})
 	if err != nil {
 		return kept{}, nil, err
@@ -123,24 +106,15 @@ func packagesInBase(spec sandbox.BuildSpec) bool { return bootstrap.MatchString(
 
 var bootstrap = regexp.MustCompile(`^debian:[a-z]+$`)
 
-func (b *Builder) templateBase(ctx context.Context, slug string) (kept, func(), error) {
-	find := b.Making.Template
-	if find == nil {
-		find = b.Store.Template
-	}
-	t, err := find(ctx, slug)
+// templateBase is the image of another template, found by its ID.
+func (b *Builder) templateBase(ctx context.Context, id string) (kept, func(), error) {
+	t, err := b.Store.Template(ctx, id)
 	if err != nil {
-		if sandbox.AsError(err).Kind == sandbox.NotFound {
-			err = sandbox.E(sandbox.Invalid, sandbox.CodeBaseNotFound, "there is no template "+slug).With("field", "from").Because(err)
-		}
 		return kept{}, nil, err
-	}
-	if t.Image == "" {
-		return kept{}, nil, sandbox.E(sandbox.Conflict, sandbox.CodeTemplateNotReady, "the template "+slug+" has not been built yet").With("field", "from")
 	}
 	_, release, err := b.Blobs.Open(ctx, t.Image)
 	if err != nil {
-		return kept{}, nil, fmt.Errorf("base template %s: %w", slug, err)
+		return kept{}, nil, fmt.Errorf("base template %s: %w", id, err)
 	}
 	return kept{Ref: t.Image, Digest: string(t.Image), Env: t.Env, Workdir: t.Workdir, User: t.User}, release, nil
 }
@@ -217,6 +191,6 @@ func (b *Builder) capture(ctx context.Context, client *guest.Client, base sandbo
 		return "", err
 	}
 	defer files.Close()
-	img, err := b.Making.Images.Rebuild(ctx, base, files, func(image.Progress) {})
+	img, err := b.Images.Rebuild(ctx, base, files, func(image.Progress) {})
 	return img.Ref, err
 }

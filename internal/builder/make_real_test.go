@@ -14,6 +14,7 @@ import (
 	"silica.dev/silica/internal/blob"
 	"silica.dev/silica/internal/image"
 	"silica.dev/silica/internal/runtime/gvisor"
+	"silica.dev/silica/internal/store"
 	"silica.dev/silica/sandbox"
 )
 
@@ -54,10 +55,15 @@ func realBuilder(t *testing.T) *Builder {
 	if err != nil {
 		t.Fatal(err)
 	}
+	db, err := store.Open(t.Context(), store.Config{Path: filepath.Join(dir, "silica.db"), Node: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
 	b := New(Config{
-		Driver: driver, Blobs: blobs, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Store: &rows{},
-		Making: Making{Cache: filepath.Join(dir, "cache.json"), CacheBytes: 8 << 30, StepTimeout: 2 * time.Minute,
-			Images: &image.Builder{Blobs: blobs, Agent: program("silica-agent"), Sources: []image.Source{&image.Debian{Host: "/"}}}},
+		Driver: driver, Blobs: blobs, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Store: &rows{Store: db},
+		Images: &image.Builder{Blobs: blobs, Agent: program("silica-agent"), Sources: []image.Source{&image.Debian{Host: "/"}}},
+		Making: Making{Cache: filepath.Join(dir, "cache.json"), CacheBytes: 8 << 30, StepTimeout: 2 * time.Minute},
 	})
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())

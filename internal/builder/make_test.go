@@ -2,10 +2,8 @@ package builder
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,11 +33,6 @@ func (m *makingImages) Build(ctx context.Context, spec image.Spec, report func(i
 	return img, err
 }
 
-func (m *makingImages) Rebuild(_ context.Context, base sandbox.Ref, changes io.Reader, _ func(image.Progress)) (image.Image, error) {
-	b, err := io.ReadAll(changes)
-	return image.Image{Ref: sandbox.Ref(fmt.Sprintf("sha256:%x", sha256.Sum256(append(b, base...))))}, err
-}
-
 // workbench is a world that makes images.
 type workbench struct {
 	*world
@@ -49,7 +42,8 @@ type workbench struct {
 
 func newWorkbench(t *testing.T) *workbench {
 	w := &workbench{world: newWorld(t), images: &makingImages{digest: "sha256:one"}}
-	w.Making = Making{Images: w.images, Cache: filepath.Join(t.TempDir(), "cache.json"), StepTimeout: time.Second, Env: map[string]string{"MIRROR": "m"}}
+	w.Images = w.images
+	w.Making = Making{Cache: filepath.Join(t.TempDir(), "cache.json"), StepTimeout: time.Second, Env: map[string]string{"MIRROR": "m"}}
 	return w
 }
 
@@ -57,7 +51,7 @@ func newWorkbench(t *testing.T) *workbench {
 func (w *workbench) again() {
 	m := w.Making
 	w.restart("v1")
-	w.Making = m
+	w.Images, w.Making = w.images, m
 }
 
 // make makes spec and lists its events: "1 step_started", for those of steps.
@@ -190,7 +184,7 @@ func TestCacheStaysWithinItsSize(t *testing.T) {
 	}
 	w.blobs.dir = dir
 	w.Making.CacheBytes = 250
-	if err := w.rows.SaveTemplate(t.Context(), sandbox.Template{Slug: "named", Image: runtimetest.Image("1")}); err != nil {
+	if err := w.rows.SaveTemplate(t.Context(), sandbox.Template{ID: "named", Slug: "named", Revision: "1", Image: runtimetest.Image("1")}); err != nil {
 		t.Fatal(err)
 	}
 	for i := 1; i <= 4; i++ {
@@ -212,14 +206,15 @@ func TestCacheStaysWithinItsSize(t *testing.T) {
 
 func TestTemplateAsBase(t *testing.T) {
 	w := newWorkbench(t)
-	parent := sandbox.Template{Slug: "parent", Image: runtimetest.Image("parent"), Env: map[string]string{"P": "1"}, Workdir: "/p", User: "u"}
-	_ = w.rows.SaveTemplate(t.Context(), parent)
-	_ = w.rows.SaveTemplate(t.Context(), sandbox.Template{Slug: "unbuilt"})
-	m, _, err := w.make(t, sandbox.BuildSpec{From: "template:parent"})
+	parent := sandbox.Template{ID: "tpl_parent", Slug: "parent", Revision: "1", Image: runtimetest.Image("parent"), Env: map[string]string{"P": "1"}, Workdir: "/p", User: "u"}
+	if err := w.rows.SaveTemplate(t.Context(), parent); err != nil {
+		t.Fatal(err)
+	}
+	m, _, err := w.make(t, sandbox.BuildSpec{From: "template:tpl_parent"})
 	if err != nil || m.Image != parent.Image || m.Env["P"] != "1" || m.Workdir != "/p" || m.User != "u" || len(w.images.from) > 0 {
 		t.Errorf("got %+v, %v", m, err)
 	}
-	for from, want := range map[string]string{"template:none": sandbox.CodeBaseNotFound, "template:unbuilt": sandbox.CodeTemplateNotReady, "alpine:3": sandbox.CodeUnsupportedBase} {
+	for from, want := range map[string]string{"template:none": sandbox.CodeNoSuchTemplate, "alpine:3": sandbox.CodeUnsupportedBase} {
 		if _, _, err := w.make(t, sandbox.BuildSpec{From: from}); !sandbox.HasCode(err, want) {
 			t.Errorf("%s: got %v, want %s", from, err, want)
 		}

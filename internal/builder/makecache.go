@@ -171,21 +171,11 @@ func (c *makeCache) drop(ctx context.Context, key string) {
 	}
 }
 
-// discard deletes artifacts that neither the list nor a row names.
+// discard frees what was taken off the list, unless something else needs it. mu
+// is not held.
 func (c *makeCache) discard(ctx context.Context, gone []kept) {
-	if len(gone) == 0 {
-		return
-	}
-	named, err := c.b.named(ctx)
-	if err != nil {
-		c.b.Log.Warn("the build cache is not trimmed", "err", err) // Sweep does it
-		return
-	}
-	c.names(named)
 	for _, k := range gone {
-		if !named[k.Ref] {
-			c.b.discard(ctx, k.Ref)
-		}
+		c.b.discard(ctx, k.Ref)
 	}
 }
 
@@ -215,24 +205,4 @@ func (c *makeCache) save() {
 	if err != nil {
 		c.b.Log.Warn("the list of the build cache is not saved", "err", err)
 	}
-}
-
-// named are the artifacts that rows of templates name.
-func (b *Builder) named(ctx context.Context) (map[sandbox.Ref]bool, error) {
-	used := map[sandbox.Ref]bool{}
-	templates, err := b.Store.Templates(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range templates {
-		used[t.Image] = true
-	}
-	seeds, err := b.Store.Seeds(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range seeds {
-		used[s.Ref] = true
-	}
-	return used, nil
 }

@@ -33,7 +33,6 @@ const (
 const (
 	maxLine      = 2 << 10
 	maxStepLines = 5000
-	maxEventText = 8 << 10
 	lastLines    = 20
 	tellEvery    = 250 * time.Millisecond
 )
@@ -129,7 +128,7 @@ func (b *Builder) startWorkshop(ctx context.Context, base, files sandbox.Ref) (*
 		entropy := make([]byte, 32)
 		_, _ = rand.Read(entropy) // never fails
 		_, err = m.client.Init(ctx, &guestpb.InitRequest{Hostname: "build", UnixNano: time.Now().UnixNano(), Entropy: entropy,
-			Workdir: "/root", Nameservers: b.Making.Nameservers})
+			Workdir: "/root", Nameservers: b.Nameservers})
 	}
 	if err != nil {
 		m.destroy(ctx)

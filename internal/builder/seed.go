@@ -49,7 +49,7 @@ func (b *Builder) Seed(ctx context.Context, t sandbox.Template, res sandbox.Reso
 		return sandbox.Seed{}, sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "this runtime keeps no snapshots")
 	}
 	key := driver.SnapshotKey(res)
-	name := nameOf(t.Key(), t.Revision, key)
+	name := nameOf(t.ID, t.Revision, key)
 	for {
 		b.mu.Lock()
 		f := b.flights[name]
@@ -82,33 +82,25 @@ func nameOf(template, revision, key string) string { return template + " " + rev
 // snapshotName names the snapshot of t for a size. own says that the size is the
 // template's.
 func (b *Builder) snapshotName(t sandbox.Template, res sandbox.Resources) (name string, own bool) {
-	if driver, ok := b.Driver.(runtime.Snapshotter); ok {
-		name = nameOf(t.Key(), t.Revision, driver.SnapshotKey(res))
-	}
-	return name, b.isOwn(t, name)
-}
-
-// isOwn tells whether a snapshot of t is of the size that t has by default.
-func (b *Builder) isOwn(t sandbox.Template, name string) bool {
 	driver, ok := b.Driver.(runtime.Snapshotter)
-	if ok && t.Built.VCPU > 0 && name == nameOf(t.Key(), t.Revision, driver.SnapshotKey(t.Built.Resources())) {
-		return true
+	if !ok {
+		return "", false
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.own[name]
+	key := driver.SnapshotKey(res)
+	return nameOf(t.ID, t.Revision, key), key == driver.SnapshotKey(t.Built.Resources())
 }
 
 // trim forgets the oldest snapshots of a template for sizes that are not its own,
 // when there are too many.
-func (b *Builder) trim(ctx context.Context, t sandbox.Template) {
+func (b *Builder) trim(ctx context.Context, driver runtime.Snapshotter, t sandbox.Template) {
 	all, err := b.Store.Seeds(ctx)
 	if err != nil {
 		b.Log.Warn("snapshots not counted", "template", t.Slug, "err", err)
 		return
 	}
+	own := driver.SnapshotKey(t.Built.Resources())
 	all = slices.DeleteFunc(all, func(s sandbox.Seed) bool {
-		return s.Template != t.Key() || s.Revision != t.Revision || b.isOwn(t, nameOf(s.Template, s.Revision, s.Key))
+		return s.Template != t.ID || s.Revision != t.Revision || s.Key == own
 	})
 	slices.SortFunc(all, func(a, b sandbox.Seed) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	for _, s := range all[min(len(all), maxOtherSizes):] {
@@ -127,7 +119,7 @@ type seedRequest struct {
 }
 
 func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRequest) (sandbox.Seed, error) {
-	have, err := b.Store.Seed(ctx, q.template.Key(), q.template.Revision, q.key)
+	have, err := b.Store.Seed(ctx, q.template.ID, q.template.Revision, q.key)
 	switch {
 	case err == nil && have.Ref != q.broken && b.whole(ctx, have.Ref, "snapshot"):
 		return have, nil
@@ -162,13 +154,13 @@ func (b *Builder) seed(ctx context.Context, driver runtime.Snapshotter, q seedRe
 	if err != nil {
 		return sandbox.Seed{}, fmt.Errorf("snapshot of template %s for %s: %w", q.template.Slug, q.key, err)
 	}
-	s := sandbox.Seed{Template: q.template.Key(), Revision: q.template.Revision, Key: q.key, Ref: made.ref, CreatedAt: b.now()}
+	s := sandbox.Seed{Template: q.template.ID, Revision: q.template.Revision, Key: q.key, Ref: made.ref, CreatedAt: b.now()}
 	if err := b.Store.SaveSeed(ctx, s); err != nil {
 		b.discard(context.WithoutCancel(ctx), made.ref)
 		return sandbox.Seed{}, err
 	}
 	b.Log.Info("snapshot made", "template", s.Template, "key", s.Key, "ref", s.Ref, "took", b.now().Sub(began))
-	b.trim(ctx, q.template)
+	b.trim(ctx, driver, q.template)
 	return s, nil
 }
 

@@ -65,6 +65,14 @@ func (b *Builder) failed(slug string, err error) {
 	b.set(slug, func(s *Status) { s.Ready, s.Doing, s.Err = false, "", sandbox.AsError(err).Message })
 }
 
+// unwatch forgets how far a template is.
+func (b *Builder) unwatch(slug string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.status, slug)
+	delete(b.told, slug)
+}
+
 // set changes a status and reports it: each step at once, its numbers about
 // once a second.
 func (b *Builder) set(slug string, change func(*Status)) {

@@ -15,6 +15,7 @@ const (
 	Updated      = "updated"     // fields of it were changed
 	ExecOutput   = "exec_output" // live only: not stored, has no Seq
 	Error        = "error"
+	Build        = "build_event" // of the template that a sandbox waits for
 )
 
 // Event is one thing that happened to one sandbox.
@@ -25,7 +26,8 @@ type Event struct {
 	Type    string
 	// Data holds the fields of the wire's object but for type and timestamp.
 	// StateChanged: state, previous_state. ExecOutput: exec_id, stream, data.
-	// Updated: fields, and the limits in seconds. Error: code, message.
+	// Updated: fields, and the limits in seconds. Error: code, message. Build:
+	// event, build_state, build_id, at, and what of message and step there is.
 	Data map[string]any
 	At   time.Time
 }

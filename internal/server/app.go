@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -102,14 +103,12 @@ func appDir(t sandbox.Template) string {
 
 // templateOf finds what a sandbox was made from; of a template that is no more
 // only the name is left.
-func (s *Server) templateOf(ctx context.Context, c sandbox.Caller, sb sandbox.Sandbox) (sandbox.Template, error) {
-	all, err := s.deps.Templates.Templates(ctx, c)
-	for _, t := range all {
-		if t.Slug == sb.Spec.Template || t.ID != "" && t.ID == sb.Spec.Template {
-			return t, err
-		}
+func (s *Server) templateOf(ctx context.Context, sb sandbox.Sandbox) (sandbox.Template, error) {
+	t, err := s.deps.Templates.FindTemplate(ctx, sb.Tenant, sb.Spec.Template)
+	if err != nil && sandbox.AsError(err).Kind == sandbox.NotFound {
+		return sandbox.Template{ID: sb.Spec.Template, Slug: sb.Spec.Image}, nil
 	}
-	return sandbox.Template{ID: sb.Spec.Template, Slug: sb.Spec.Template}, err
+	return t, err
 }
 
 // startApp starts the app of a sandbox's template. While the same one runs, or is
@@ -124,7 +123,7 @@ func (s *Server) startApp(w http.ResponseWriter, r *http.Request, c sandbox.Call
 	if err != nil {
 		return err
 	}
-	t, err := s.templateOf(ctx, c, sb)
+	t, err := s.templateOf(ctx, sb)
 	if err != nil {
 		return err
 	}
@@ -141,7 +140,7 @@ func (s *Server) startApp(w http.ResponseWriter, r *http.Request, c sandbox.Call
 		return err
 	}
 	writeOne(w, http.StatusOK, api.App{
-		Status: status, SandboxID: string(sb.ID), TemplateID: sb.Spec.Template, Workdir: app.Workdir, PreviewPort: portOrNull(app.Port),
+		Status: status, SandboxID: string(sb.ID), TemplateID: cmp.Or(sb.Spec.Image, sb.Spec.Template), Workdir: app.Workdir, PreviewPort: portOrNull(app.Port),
 		LogsPath: guest.AppLog, PIDPath: guest.AppPID, ArtifactPaths: artifactPaths(t), AlreadyRuns: runs,
 	})
 	return nil
@@ -214,13 +213,13 @@ func (s *Server) artifacts(w http.ResponseWriter, r *http.Request, c sandbox.Cal
 	if err != nil {
 		return err
 	}
-	t, err := s.templateOf(r.Context(), c, sb)
+	t, err := s.templateOf(r.Context(), sb)
 	if err != nil {
 		return err
 	}
 	app := guest.AppOf(t)
 	a := api.Artifacts{
-		SandboxID: string(sb.ID), TemplateID: sb.Spec.Template, Workdir: appDir(t), ArtifactPaths: artifactPaths(t),
+		SandboxID: string(sb.ID), TemplateID: cmp.Or(sb.Spec.Image, sb.Spec.Template), Workdir: appDir(t), ArtifactPaths: artifactPaths(t),
 		Preview: api.AppPreview{Port: portOrNull(app.Port)}, LogsPath: guest.AppLog, PIDPath: guest.AppPID,
 		Lifecycle: api.AppLifecycle{Status: api.AppNotStarted, StartCommand: orNull(app.Start), LogsPath: guest.AppLog, PIDPath: guest.AppPID},
 	}

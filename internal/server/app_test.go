@@ -4,6 +4,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/sandbox"
@@ -17,13 +18,23 @@ func (a *fakeAgent) onSpawn(t *testing.T, app func(id uint64)) {
 	a.mu.Unlock()
 }
 
+// serves has the default template be built of spec.
+func (w *world) serves(t *testing.T, spec sandbox.BuildSpec) {
+	t.Helper()
+	err := w.rows.SaveTemplate(t.Context(), sandbox.Template{
+		ID: "miosa-sandbox", Slug: "miosa-sandbox", Revision: "1", Status: sandbox.TemplateReady, Built: spec, Workdir: "/workspace", CreatedAt: time.Now(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Seed 001: "MIOSA runs the template install command, launches the start command in
 // the background, stores PID/log paths, and returns the preview URL."
 func TestTemplateStart(t *testing.T) {
 	d := published(t)
 	w, _, base := serveWorld(t, Config{})
-	w.spec = sandbox.BuildSpec{StartCmd: "npm run dev", InstallCmd: "npm install", PreviewPort: 3000, ArtifactPaths: []string{"/workspace/out"}}
-	w.workdir = "/workspace"
+	w.serves(t, sandbox.BuildSpec{StartCmd: "npm run dev", InstallCmd: "npm install", PreviewPort: 3000, ArtifactPaths: []string{"/workspace/out"}})
 	id := create(t, base, `{}`)
 	one := base + "/api/v1/sandboxes/" + id
 	route := "/api/v1/sandboxes/{id}"

@@ -118,7 +118,7 @@ func TestClientSpeaksToServer(t *testing.T) {
 		t.Errorf("error: %#v", err)
 	}
 
-	if got, err := c.Templates(ctx); err != nil || got.DefaultTemplateID != "miosa-sandbox" || len(got.Data) != 1 {
+	if got, err := c.Templates(ctx, client.TemplateFilter{}); err != nil || got.DefaultTemplateID != "miosa-sandbox" || len(got.Data) != 1 {
 		t.Errorf("templates: %v %v", got, err)
 	}
 	if got, err := c.Template(ctx, "miosa-sandbox"); err != nil || got.VCPUs != 1 {

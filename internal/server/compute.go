@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"silica.dev/silica/api"
@@ -100,7 +101,7 @@ func (s *Server) productTemplates(w http.ResponseWriter, r *http.Request, c sand
 	writeJSON(w, http.StatusOK, api.ProductTemplates{
 		Data: list, Templates: list,
 		ShapeContracts:  map[string][]api.ShapeContract{product: shapes, "computer": {}},
-		ReadinessStates: []string{"ready", "building", "failed"},
+		ReadinessStates: []string{"ready", "building", "draft", "failed"},
 	})
 	return nil
 }
@@ -120,12 +121,18 @@ func (s *Server) products(r *http.Request, c sandbox.Caller) ([]api.ProductTempl
 	if z := sizeOf(s.cfg.Defaults); z != nil {
 		standard = &z.Name
 	}
+	aliases := map[string][]string{}
+	for name, slug := range s.deps.Templates.Aliases() {
+		aliases[slug] = append(aliases[slug], name)
+	}
 	list := []api.ProductTemplate{}
 	for _, t := range found {
 		w := s.wireTemplate(t)
+		other := append([]string{}, aliases[w.ID]...)
+		slices.Sort(other)
 		list = append(list, api.ProductTemplate{
 			ID: w.ID, Name: w.Name, Product: product, DefaultSize: standard, Primitive: product, SDKName: w.ID, CLIName: w.ID,
-			InstalledTools: []string{}, ReadinessContract: "agent@v1", BenchmarkLane: "snapshot", Aliases: []string{},
+			InstalledTools: []string{}, ReadinessContract: "agent@v1", BenchmarkLane: "snapshot", Aliases: other,
 			Sizes: sizes, Readiness: w.Status,
 		})
 	}

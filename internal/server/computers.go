@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"time"
@@ -75,7 +76,7 @@ func wireComputer(sb sandbox.Sandbox) api.Computer {
 	a := api.Computer{
 		ID: string(sb.ID), Slug: sb.Slug, Name: orNull(sb.Name),
 		Status: computerStatus(sb.State), State: string(sb.State), StateReason: orNull(sb.Reason), Ready: sb.Ready,
-		Visibility: "private", TemplateType: sb.Spec.Template, TemplateID: sb.Spec.Template,
+		Visibility: "private", TemplateType: cmp.Or(sb.Spec.Image, sb.Spec.Template), TemplateID: cmp.Or(sb.Spec.Image, sb.Spec.Template),
 		CPUCount: (sb.Spec.MilliCPU + sandbox.Core - 1) / sandbox.Core, MemoryMB: sb.Spec.Memory / sandbox.MiB, DiskSizeMB: sb.Spec.Disk / sandbox.MiB,
 		TenantID: string(sb.Tenant), OwnerID: sb.Owner, WorkspaceID: sb.Workspace, ProjectID: sb.Project,
 		ExternalWorkspaceID: orNull(sb.External.Workspace), ExternalUserID: orNull(sb.External.User), ExternalProjectID: orNull(sb.External.Project),

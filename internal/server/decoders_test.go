@@ -229,6 +229,25 @@ type goSnapshot struct {
 
 func (s goSnapshot) ok() bool { return s.ID != "" && s.Status == "ready" && !s.CreatedAt.IsZero() }
 
+type goBuild struct {
+	ID         string    `json:"id"`
+	TemplateID string    `json:"template_id"`
+	Status     string    `json:"status"`
+	Error      string    `json:"error"` // §6.3: "never an object"
+	CreatedAt  time.Time `json:"created_at"`
+}
+
+func (b goBuild) ok() bool {
+	return b.ID != "" && b.TemplateID != "" && b.Status != "" && !b.CreatedAt.IsZero()
+}
+
+type goValid struct {
+	Valid  bool     `json:"valid"`
+	Errors []string `json:"errors"`
+}
+
+func (v goValid) ok() bool { return v.Valid }
+
 type texts map[string]any
 
 func (t texts) ok() bool { return len(t) > 0 }
@@ -308,6 +327,11 @@ func TestPublicDecoders(t *testing.T) {
 		{"§12.2 tree: flat", "GET", sbx + "/files/tree?depth=2&path=" + dir, "", "", into[goTree]},
 		{"§12.2 write-many: flat", "POST", sbx + "/files/write-many", `{"files":[{"path":"` + dir + `/g","content_base64":"eA=="}]}`, "", into[goWritten]},
 		{"§12.3 template: data", "GET", "/sandbox-templates/miosa-sandbox", "", "", into[wrapped[goNamed]]},
+		{"§12.3 template create: data (GO)", "POST", "/sandbox-templates", `{"name":"Agent Web App","slug":"agent-web-app","build_spec":{"from":"node:22-bookworm"}}`, "", into[wrapped[goNamed]]},
+		{"§6.3 build: data, error a string (GO)", "POST", "/sandbox-templates/agent-web-app/builds", `{}`, "", into[wrapped[goBuild]]},
+		{"§6.3 builds: data (GO)", "GET", "/sandbox-templates/agent-web-app/builds", "", "", into[listOf[goBuild]]},
+		{"§6.4 validate: errors a list of strings (GO)", "POST", "/sandbox-templates/validate", `{"build_spec":{"from":"debian:12"}}`, "", into[goValid]},
+		{"§6.1 build-spec: a map", "GET", "/sandbox-templates/build-spec", "", "", into[texts]},
 		{"§12.1 templates: data", "GET", "/sandbox-templates", "", "", into[listOf[goNamed]]},
 		{"§12.2 workspace: flat (GO)", "POST", "/workspaces", `{"name":"one"}`, "", into[goNamed]},
 		{"§1 workspace: data (CLI)", "POST", "/workspaces", `{"name":"two"}`, cli, into[wrapped[goNamed]]},

@@ -79,6 +79,12 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	id := requestID(r)
 	body := api.NewError(e.Code, e.Message, e.Details, id)
+	if body.Errors = e.Details[sandbox.DetailProblems]; body.Errors != nil {
+		// Public clients read them beside the message.
+		if _, spec := body.Errors.([]sandbox.Problem); spec {
+			body.Valid = new(bool)
+		}
+	}
 	if seconds, ok := e.Details[detailRetry].(int); ok {
 		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 		f := float64(seconds)

@@ -32,7 +32,8 @@ import (
 
 // world is everything behind the server: sandboxes, log, accounts, catalogue.
 type world struct {
-	agent *fakeAgent
+	workshop workshop
+	agent    *fakeAgent
 
 	mu        sync.Mutex
 	changed   chan struct{} // closed and remade at every change
@@ -47,8 +48,6 @@ type world struct {
 	notReady  bool // new sandboxes stay provisioning
 	cuts      int  // how often the log broke
 	ports     map[uint16]string
-	spec      sandbox.BuildSpec // of the template, and where it works
-	workdir   string
 
 	snapshots    []*sandbox.Snapshot // newest first
 	newSnapshots sandbox.SnapshotStatus
@@ -640,10 +639,6 @@ func (w *world) DeleteKey(_ context.Context, tenant sandbox.TenantID, id string)
 	return sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "key not found")
 }
 
-func (w *world) Templates(context.Context, sandbox.Caller) ([]sandbox.Template, error) {
-	return []sandbox.Template{{Slug: "miosa-sandbox", Name: "Sandbox", CreatedAt: time.Now(), Built: w.spec, Workdir: w.workdir}}, nil
-}
-
 // fakeAgent plays the agent: commands are Go functions, files are in a map.
 type fakeAgent struct {
 	guestpbconnect.UnimplementedAgentHandler
@@ -997,7 +992,7 @@ func serveWorld(t *testing.T, cfg Config) (*world, *Server, string) {
 func serveWorldWith(t *testing.T, cfg Config, change func(*Deps)) (*world, *Server, string) {
 	t.Helper()
 	w := newWorld(t)
-	deps := Deps{Sandboxes: w, Snapshots: w, Storage: fakeStorage{}, Events: w, Accounts: w, Templates: w, Directory: w.rows, Books: w.rows, Audit: w.rows}
+	deps := Deps{Sandboxes: w, Snapshots: w, Storage: fakeStorage{}, Events: w, Accounts: w, Templates: w.catalogue(t), Directory: w.rows, Books: w.rows, Audit: w.rows}
 	change(&deps)
 	s := New(cfg, deps)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

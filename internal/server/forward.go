@@ -29,6 +29,8 @@ type Nodes interface {
 	Elsewhere(ctx context.Context, tenant sandbox.TenantID, id string) (string, error)
 	// NodeURL is the same for what a node is known to have, as a snapshot.
 	NodeURL(ctx context.Context, node string) (string, error)
+	// ElsewhereTemplate is the same for a tenant's template, and for a build.
+	ElsewhereTemplate(ctx context.Context, tenant sandbox.TenantID, id string) (string, error)
 }
 
 var (
@@ -63,6 +65,11 @@ func aboutSandbox(pattern string) bool {
 		}
 	}
 	return false
+}
+
+// aboutTemplate tells whether a route is about one template or build, {id}.
+func aboutTemplate(pattern string) bool {
+	return strings.HasPrefix(pattern, templatePath) || strings.HasPrefix(pattern, buildPath)
 }
 
 // strangeToken tells whether a terminal is asked for with a token that another
@@ -107,6 +114,8 @@ func (s *Server) whereabouts(r *http.Request, rt route, c sandbox.Caller) (strin
 	switch {
 	case aboutSandbox(rt.pattern):
 		return s.forward.nodes.Elsewhere(r.Context(), c.Tenant, param(r, "id"))
+	case aboutTemplate(rt.pattern):
+		return s.forward.nodes.ElsewhereTemplate(r.Context(), c.Tenant, param(r, "id"))
 	case strings.HasPrefix(rt.pattern, snapshot):
 		snap, err := s.visible(r.Context(), c, param(r, "sid"))
 		if err != nil {

@@ -33,6 +33,10 @@ func (n *signposts) NodeURL(ctx context.Context, node string) (string, error) {
 	return n.Elsewhere(ctx, "", node)
 }
 
+func (n *signposts) ElsewhereTemplate(ctx context.Context, tenant sandbox.TenantID, id string) (string, error) {
+	return n.Elsewhere(ctx, tenant, id)
+}
+
 func (n *signposts) point(id, url string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -67,6 +71,25 @@ func TestRequestsGoToTheServerThatHasTheSandbox(t *testing.T) {
 	}
 	if got := request(t, "DELETE", other+"/api/v1/sandboxes/"+id, ""); got.status != 200 || got.body["state"] != "destroyed" {
 		t.Errorf("delete = %d %v", got.status, got.body)
+	}
+}
+
+func TestRequestsGoToTheServerThatHasTheTemplate(t *testing.T) {
+	owner, ours, other, _, posts, _ := twoServers(t)
+	open := owner.workshop.shut()
+	made := request(t, "POST", ours+"/api/v1/sandbox-templates", `{"name":"App","build_spec":{"from":"debian:bookworm"}}`)
+	id, _ := made.body["id"].(string)
+	posts.point(id, ours)
+	build := request(t, "POST", other+"/api/v1/sandbox-templates/"+id+"/builds", `{}`)
+	if build.status != 201 || build.body["template_id"] != id {
+		t.Fatalf("build = %d %s", build.status, build.raw)
+	}
+	open()
+	bid, _ := build.body["id"].(string)
+	posts.point(bid, ours)
+	events := readSSE(t, stream(t, "GET", other+"/api/v1/sandbox-template-builds/"+bid+"/logs/stream", "").Body, nil)
+	if len(events) == 0 || events[len(events)-1].data["state"] != "ready" {
+		t.Errorf("log over the other server: %v", events)
 	}
 }
 

@@ -23,6 +23,7 @@ const (
 	sandboxesRead  = sandbox.ScopeSandboxesRead
 	sandboxesWrite = sandbox.ScopeSandboxesWrite
 	templatesRead  = sandbox.ScopeTemplatesRead
+	templatesWrite = sandbox.ScopeTemplatesWrite
 	accountsRead   = sandbox.ScopeAccountsRead
 	accountsWrite  = sandbox.ScopeAccountsWrite
 	accountsDelete = sandbox.ScopeAccountsDelete
@@ -268,13 +269,6 @@ func (s *Server) fileRoutes() []route {
 
 		{"GET", files + "/*", sandboxesRead, counted, s.downloadPath},
 		{"HEAD", files + "/*", sandboxesRead, counted, s.downloadPath},
-	}
-}
-
-func (s *Server) catalogueRoutes() []route {
-	return []route{
-		{"GET", v1 + "/sandbox-templates", templatesRead, counted, s.listTemplates},
-		{"GET", v1 + "/sandbox-templates/{id}", templatesRead, counted, s.getTemplate},
 	}
 }
 

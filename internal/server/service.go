@@ -167,7 +167,28 @@ type AuditLog interface {
 	Audits(ctx context.Context, f sandbox.AuditFilter) ([]sandbox.Audit, error)
 }
 
-// Templates is the catalogue that a caller may create from.
+// Templates is the catalogue that a caller may create from, and what is built for
+// it. Names are what stands in the path: unchecked. Things of another tenant and
+// those that never were give the same sandbox.NotFound.
 type Templates interface {
 	Templates(ctx context.Context, c sandbox.Caller) ([]sandbox.Template, error)
+	// Aliases are other names of official templates, with their slugs.
+	Aliases() map[string]string
+	// FindTemplate finds by id, slug or alias.
+	FindTemplate(ctx context.Context, tenant sandbox.TenantID, name string) (sandbox.Template, error)
+	Create(ctx context.Context, c sandbox.Caller, req sandbox.TemplateRequest) (sandbox.Template, error)
+	// Change has another spec built; until it is, the old one serves.
+	Change(ctx context.Context, c sandbox.Caller, name string, ch sandbox.TemplateChange) (sandbox.Template, error)
+	Delete(ctx context.Context, c sandbox.Caller, name string) error
+
+	// Queue asks for a build of the template's spec, or of another from now on.
+	Queue(ctx context.Context, c sandbox.Caller, name string, spec *sandbox.BuildSpec) (sandbox.Build, error)
+	Builds(ctx context.Context, c sandbox.Caller, name string) ([]sandbox.Build, error)
+	GetBuild(ctx context.Context, c sandbox.Caller, id string) (sandbox.Build, error)
+	Cancel(ctx context.Context, c sandbox.Caller, id string) (sandbox.Build, error)
+	Retry(ctx context.Context, c sandbox.Caller, id string) (sandbox.Build, error)
+	BuildLog(ctx context.Context, c sandbox.Caller, id string) (sandbox.Build, []sandbox.BuildEvent, error)
+	// FollowBuild yields what a build told after an event, and what it tells
+	// until its end.
+	FollowBuild(ctx context.Context, c sandbox.Caller, id string, after int64) iter.Seq2[sandbox.BuildEvent, error]
 }

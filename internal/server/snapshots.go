@@ -73,7 +73,7 @@ func (s *Server) visible(ctx context.Context, c sandbox.Caller, id string) (sand
 
 func wireSnapshot(snap sandbox.Snapshot) api.Snapshot {
 	a := api.Snapshot{
-		ID: snap.ID, SnapshotID: snap.ID, SandboxID: string(snap.Sandbox), WorkspaceID: snap.Workspace, TemplateID: snap.Spec.Template,
+		ID: snap.ID, SnapshotID: snap.ID, SandboxID: string(snap.Sandbox), WorkspaceID: snap.Workspace, TemplateID: cmp.Or(snap.Spec.Image, snap.Spec.Template),
 		Status: string(snap.Status), Error: orNull(snap.Reason), Comment: snap.Comment, Keep: snap.Keep,
 		SizeBytes: snap.Size, Memory: snap.Memory != "",
 		CPUCount: (snap.Spec.MilliCPU + sandbox.Core - 1) / sandbox.Core, MemoryMB: snap.Spec.Memory / sandbox.MiB, DiskSizeMB: snap.Spec.Disk / sandbox.MiB,

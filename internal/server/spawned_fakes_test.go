@@ -33,8 +33,12 @@ func (a *fakeAgent) Spawn(_ context.Context, req *connect.Request[guestpb.SpawnR
 		StartedUnixNano: time.Now().UnixNano(), Running: true, Terminal: start.Pty != nil,
 	}}
 	a.spawned = append(a.spawned, p)
-	if a.spawnHook != nil && p.Kind == guest.KindApp {
-		go a.spawnHook(id)
+	if p.Kind == guest.KindApp {
+		hook := a.spawnHook
+		if hook == nil { // it is installed, and runs
+			hook = func(id uint64) { a.prints(id, guest.AppBegun+"\n") }
+		}
+		go hook(id)
 	}
 	return connect.NewResponse(&guestpb.SpawnResponse{Process: p.Process}), nil
 }

@@ -66,7 +66,7 @@ func speedWorld(b *testing.B, n, destroyed int) (base, key string, ids []sandbox
 			b.Fatal(err)
 		}
 	}
-	super := supervisor.New(supervisor.Config{}, supervisor.Deps{Store: rows, Templates: rows, Driver: runtimetest.NewFake(), Events: events})
+	super := supervisor.New(supervisor.Config{}, supervisor.Deps{Store: rows, Templates: everybodys{rows}, Driver: runtimetest.NewFake(), Events: events})
 	b.Cleanup(super.Close)
 	srv := server.New(server.Config{}, server.Deps{Sandboxes: super, Events: events, Accounts: rows, Templates: noTemplates{}})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -78,11 +78,10 @@ func speedWorld(b *testing.B, n, destroyed int) (base, key string, ids []sandbox
 	return "http://" + l.Addr().String() + "/api/v1/sandboxes", key, ids
 }
 
-type noTemplates struct{}
+type none = server.Templates
 
-func (noTemplates) Templates(context.Context, sandbox.Caller) ([]sandbox.Template, error) {
-	return nil, nil
-}
+// noTemplates is asked nothing.
+type noTemplates struct{ none }
 
 func read(b *testing.B, url, key string) (bytes int64) {
 	req, _ := http.NewRequest("GET", url, nil)
@@ -142,4 +141,11 @@ func BenchmarkGets(b *testing.B) {
 		}
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "gets/s")
+}
+
+// everybodys are the templates as the supervisor asks for them.
+type everybodys struct{ *store.Store }
+
+func (e everybodys) AllTemplates(ctx context.Context) ([]sandbox.Template, error) {
+	return e.Templates(ctx)
 }

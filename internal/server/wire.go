@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -19,7 +20,7 @@ func wireSandbox(r *http.Request, sb sandbox.Sandbox, now time.Time) api.Sandbox
 		ID: string(sb.ID), Slug: sb.Slug, Name: orNull(sb.Name),
 		TenantID: string(sb.Tenant), OwnerID: sb.Owner, WorkspaceID: sb.Workspace, ProjectID: sb.Project,
 		ExternalWorkspaceID: orNull(sb.External.Workspace), ExternalUserID: orNull(sb.External.User), ExternalProjectID: orNull(sb.External.Project),
-		TemplateID: sb.Spec.Template, ImageID: sb.Spec.Image,
+		TemplateID: cmp.Or(sb.Spec.Image, sb.Spec.Template), ImageID: sb.Spec.Image, // by slug
 		State: string(sb.State), Status: string(sb.State), StateReason: orNull(sb.Reason), Ready: sb.Ready,
 		CPUCount: (sb.Spec.MilliCPU + sandbox.Core - 1) / sandbox.Core, MemoryMB: sb.Spec.Memory / sandbox.MiB,
 		DiskSizeMB: sb.Spec.Disk / sandbox.MiB, DiskMB: sb.Spec.Disk / sandbox.MiB,

@@ -8,7 +8,8 @@ import (
 
 // holding are the rows that keep artifacts: kind, id, tenant and ref of each. Who
 // adds a column with a ref adds a line here, or what it names is garbage.
-const holding = `select 'image', slug, '', image from templates where image <> ''
+const holding = `select 'image', t.slug, t.tenant, r.image from templates t
+		join revisions r on r.node = t.node and r.template = t.id and r.revision = t.revision where t.deleted_at = 0 and r.image <> ''
 	union select 'seed', template, '', ref from seeds where ref <> ''
 	union select 'base', id, tenant, base from sandboxes where base <> '' and (files <> '' or memory_ref <> '' or freed = $1 or state = $2)
 	union select 'files', id, tenant, files from sandboxes where files <> ''

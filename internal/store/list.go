@@ -45,12 +45,15 @@ func selection(f sandbox.Filter) *conditions {
 	c := &conditions{}
 	c.need("tenant = %s", string(f.Tenant))
 	for _, x := range []struct{ column, value string }{
-		{"workspace", f.Workspace}, {"project", f.Project}, {"name", f.Name}, {"template", f.Template},
+		{"workspace", f.Workspace}, {"project", f.Project}, {"name", f.Name},
 		{"ext_workspace", f.External.Workspace}, {"ext_user", f.External.User}, {"ext_project", f.External.Project},
 	} {
 		if x.value != "" {
 			c.need(x.column+" = %s", x.value)
 		}
+	}
+	if f.Template != "" { // by id, or by the slug that callers see
+		c.need("(template = %s or image = %s)", f.Template, f.Template)
 	}
 	if !slices.Contains(f.States, sandbox.Destroyed) {
 		c.where = append(c.where, kept)

@@ -48,7 +48,7 @@ func (s *Store) join(ctx context.Context) error {
 		ours = "node <> $1"
 	}
 	err := s.do(ctx, "take over rows", func(t *tx) error {
-		for _, table := range []string{"sandboxes", "templates", "seeds"} {
+		for _, table := range []string{"sandboxes", "templates", "revisions", "seeds", "builds"} {
 			if _, err := t.exec(`update `+table+` set node = $1 where `+ours, s.cfg.Node); err != nil {
 				return err
 			}
@@ -234,9 +234,30 @@ func (s *Store) Elsewhere(ctx context.Context, tenant sandbox.TenantID, id strin
 	return s.NodeURL(ctx, node)
 }
 
+// ElsewhereTemplate is Elsewhere for a tenant's template, by id or slug, and for a
+// build of one, by id. Official ones are every server's own.
+func (s *Store) ElsewhereTemplate(ctx context.Context, tenant sandbox.TenantID, id string) (string, error) {
+	var node string
+	err := s.read.QueryRowContext(ctx, `select node from templates where tenant = $1 and tenant <> '' and (id = $2 or slug = $2) and deleted_at = 0
+		union all select node from builds where id = $2 and (tenant = $1 or tenant = '') limit 1`, string(tenant), id).Scan(&node)
+	if none(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", wrap(err, "find the template's server")
+	}
+	return s.urlOf(node, errBuilderAway)
+}
+
 // NodeURL returns where the server is that is a node; "" when it is this one.
 // [sandbox.CodeNodeUnavailable] says that it is not there just now.
 func (s *Store) NodeURL(_ context.Context, node string) (string, error) {
+	return s.urlOf(node, errNodeAway)
+}
+
+// urlOf returns where a server is reached, "" for this one, and away when it is
+// not there.
+func (s *Store) urlOf(node string, away *sandbox.Error) (string, error) {
 	if node == s.cfg.Node {
 		return "", nil
 	}
@@ -244,9 +265,12 @@ func (s *Store) NodeURL(_ context.Context, node string) (string, error) {
 	n := s.others.seen[node]
 	s.others.mu.Unlock()
 	if n.url == "" || time.Since(n.at) > nodeSilence {
-		return "", errNodeAway.With("node", node)
+		return "", away.With("node", node)
 	}
 	return n.url, nil
 }
 
-var errNodeAway = sandbox.E(sandbox.Unavailable, sandbox.CodeNodeUnavailable, "the server that has this sandbox can't be reached just now")
+var (
+	errNodeAway    = sandbox.E(sandbox.Unavailable, sandbox.CodeNodeUnavailable, "the server that has this sandbox can't be reached just now")
+	errBuilderAway = sandbox.E(sandbox.Unavailable, sandbox.CodeNodeUnavailable, "the server that has this template can't be reached just now")
+)

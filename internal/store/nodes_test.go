@@ -70,7 +70,7 @@ func TestNodesKeepTheirOwn(t *testing.T) {
 	if err := a.SaveTemplate(ctx, tpl); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Template(ctx, "t"); code(err) != sandbox.CodeNotFound {
+	if _, err := b.Template(ctx, "t"); code(err) != sandbox.CodeNoSuchTemplate {
 		t.Errorf("b sees a template whose files a has: %v", err)
 	}
 }

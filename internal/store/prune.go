@@ -58,6 +58,10 @@ func (s *Store) Prune(ctx context.Context, now time.Time) error {
 		err = errors.Join(err, s.pruneTable(ctx, `delete from sandboxes where id in
 			(select id from sandboxes where freed = $3 and state in ($4, $5) and updated_at < $1 limit $2)`,
 			micros(now.Add(-s.cfg.KeepSandboxes)), pruneBatch, true, string(sandbox.Destroyed), string(sandbox.Failed)))
+		// Of a build that long ago its end is enough.
+		err = errors.Join(err, s.pruneTable(ctx, `delete from build_events where (build, seq) in
+			(select e.build, e.seq from build_events e join builds b on b.id = e.build where e.event = 'step_output'
+				and b.finished_at > 0 and b.finished_at < $1 limit $2)`, micros(now.Add(-s.cfg.KeepSandboxes)), pruneBatch))
 	}
 	if s.cfg.KeepRuns > 0 {
 		err = errors.Join(err, s.pruneTable(ctx, `delete from runs where (sandbox, started_at) in

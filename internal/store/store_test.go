@@ -642,9 +642,10 @@ func TestCancelledCallerWritesNothingOrAll(t *testing.T) {
 func TestTemplatesAndSnapshots(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *Store) {
 		ctx := context.Background()
-		tpl := sandbox.Template{Slug: "t", Name: "T", Revision: "1", Image: "sha256:i", Workdir: "/w", Env: map[string]string{"A": "b"},
+		tpl := sandbox.Template{ID: "t", Slug: "t", Name: "T", Status: sandbox.TemplateReady, Revision: "1", Image: "sha256:i", Workdir: "/w",
+			User: "root", Env: map[string]string{"A": "b"}, Tags: []string{"x"}, Metadata: map[string]any{"k": "v"},
 			CreatedAt: time.Now().UTC().Truncate(time.Microsecond)}
-		if _, err := s.Template(ctx, "t"); code(err) != sandbox.CodeNotFound {
+		if _, err := s.Template(ctx, "t"); code(err) != sandbox.CodeNoSuchTemplate {
 			t.Errorf("no template yet: %v", err)
 		}
 		for _, rev := range []string{"1", "2"} {

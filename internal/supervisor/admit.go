@@ -28,21 +28,26 @@ var (
 	validSlug    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 )
 
+// usual is the size of a template's sandboxes that ask for none.
+func (c Config) usual(t sandbox.Template) sandbox.Resources {
+	spec := t.Built
+	if t.Revision == "" {
+		spec = t.Spec
+	}
+	return resourcesOr(spec.Resources(), c.Default)
+}
+
 // admit checks a request against the operator's bounds and resolves its
-// defaults into a row that is not written yet. usual is its template's size.
-func (c Config) admit(caller sandbox.Caller, req sandbox.CreateRequest, usual sandbox.Resources) (sandbox.Sandbox, error) {
+// defaults, of which the template has some, into a row that is not written yet.
+func (c Config) admit(caller sandbox.Caller, req sandbox.CreateRequest, t sandbox.Template) (sandbox.Sandbox, error) {
 	at := now()
 	sb := sandbox.Sandbox{
 		ID: sandbox.NewID(), Slug: sandbox.NewSlug(), State: sandbox.Provisioning,
 		Tenant: caller.Tenant, Owner: caller.User, External: req.External, Name: req.Name,
-		Spec:    sandbox.Spec{Template: req.Template, Resources: resourcesOr(req.Resources, usual), Env: req.Env},
+		Spec:    sandbox.Spec{Template: t.ID, Revision: t.Revision, Image: t.Slug, Resources: resourcesOr(req.Resources, c.usual(t)), Env: req.Env},
 		Timeout: req.Timeout, Idle: req.Idle, Persist: req.Persist, AlwaysOn: req.AlwaysOn, AutoStart: req.AutoStart,
 		Tags: req.Tags, Metadata: req.Metadata, CreatedAt: at, UpdatedAt: at,
 	}
-	if sb.Spec.Template == "" {
-		sb.Spec.Template = c.Template
-	}
-	sb.Spec.Image = sb.Spec.Template
 	if sb.Timeout == 0 {
 		sb.Timeout = min(c.Timeout, c.MaxTimeout)
 	}

@@ -179,9 +179,12 @@ type SnapshotStore interface {
 
 // Templates says what sandboxes start from. NotFound for what there is not.
 type Templates interface {
-	Template(ctx context.Context, slug string) (sandbox.Template, error)
-	// Templates lists them all, for their pools.
-	Templates(ctx context.Context) ([]sandbox.Template, error)
+	// Template finds by ID, deleted ones, too.
+	Template(ctx context.Context, id string) (sandbox.Template, error)
+	// FindTemplate finds what a tenant may create from, by any of its names.
+	FindTemplate(ctx context.Context, tenant sandbox.TenantID, name string) (sandbox.Template, error)
+	// AllTemplates lists everybody's, for their pools.
+	AllTemplates(ctx context.Context) ([]sandbox.Template, error)
 	Seed(ctx context.Context, slug, revision, key string) (sandbox.Seed, error)
 }
 
@@ -194,8 +197,9 @@ type Events interface {
 type Builds interface {
 	// Building tells whether a template that can't be used yet will come.
 	Building(slug string) bool
-	// Await blocks until the template can be used, or can't be built.
-	Await(ctx context.Context, slug string) (sandbox.Template, error)
+	// Await has an official template built if need be, tells what happens
+	// meanwhile, and returns when it can be used, or can't be built.
+	Await(ctx context.Context, id string, tell func(sandbox.BuildEvent)) (sandbox.Template, error)
 	// Remake has the snapshot of t for this size made, or made again when broken
 	// names one that could not be restored. It returns at once; asking again
 	// while it is being made changes nothing.
@@ -206,7 +210,7 @@ type Builds interface {
 type noBuilds struct{}
 
 func (noBuilds) Building(string) bool { return false }
-func (noBuilds) Await(context.Context, string) (sandbox.Template, error) {
+func (noBuilds) Await(context.Context, string, func(sandbox.BuildEvent)) (sandbox.Template, error) {
 	return sandbox.Template{}, errNoTemplate
 }
 func (noBuilds) Remake(sandbox.Template, sandbox.Resources, sandbox.Ref) {}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"silica.dev/silica/internal/event"
 	"silica.dev/silica/internal/guest/guestpb"
 	driver "silica.dev/silica/internal/runtime"
 	"silica.dev/silica/sandbox"
@@ -25,20 +26,19 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 		}
 		req.Workspace.ID = c.Workspace
 	}
-	t, unresolved := s.resolve(ctx, cmp.Or(req.Template, s.cfg.Template))
-	sb, err := s.cfg.admit(c, req, s.sizeOf(t))
+	t, err := s.resolve(ctx, c.Tenant, cmp.Or(req.Template, s.cfg.Template))
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	sb, err := s.cfg.admit(c, req, t)
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
 	if err := s.room(ctx, sb.Spec.Resources); err != nil {
 		return sandbox.Sandbox{}, err
 	}
-	if unresolved != nil {
-		return sandbox.Sandbox{}, unresolved
-	}
-	sb.Spec.Template, sb.Spec.Revision = t.Key(), t.Revision // no revision while it is being built
-	if sb.Spec.Resources == s.sizeOf(t) {
-		s.demand.note(t.Key(), time.Now())
+	if sb.Spec.Resources == s.cfg.usual(t) {
+		s.demand.note(t.ID, time.Now())
 	}
 	// Known before the row is, so that whoever finds the row finds the unit.
 	u := s.unit(sb.ID)
@@ -91,17 +91,19 @@ func (s *Supervisor) room(ctx context.Context, res sandbox.Resources) error {
 	return s.capacity.Room(ctx, res)
 }
 
-// resolve finds a template. One that is being built comes back without a
-// revision.
-func (s *Supervisor) resolve(ctx context.Context, slug string) (sandbox.Template, error) {
-	t, err := s.templates.Template(ctx, slug)
-	if !isKind(err, sandbox.NotFound) {
-		return t, err
+// resolve finds the template that a tenant means by a name. An official one that
+// is not built yet comes back without a revision: it is built for who asks first.
+func (s *Supervisor) resolve(ctx context.Context, tenant sandbox.TenantID, name string) (sandbox.Template, error) {
+	t, err := s.templates.FindTemplate(ctx, tenant, name)
+	switch {
+	case isKind(err, sandbox.NotFound) && s.builds.Building(name):
+		return sandbox.Template{ID: name, Slug: name}, nil
+	case isKind(err, sandbox.NotFound):
+		return sandbox.Template{}, errNoTemplate.With("template_id", name)
+	case err == nil && t.Revision == "" && t.Tenant != "":
+		return sandbox.Template{}, errNotBuilt.With("template_id", t.Slug).With("status", string(t.Status))
 	}
-	if s.builds.Building(slug) {
-		return sandbox.Template{Slug: slug}, nil
-	}
-	return sandbox.Template{}, errNoTemplate.With("template_id", slug)
+	return t, err
 }
 
 // await waits up to CreateWait for sb to be ready, and returns how it is then.
@@ -134,7 +136,7 @@ func (s *Supervisor) provision(ctx context.Context, u *unit, sb sandbox.Sandbox,
 func (s *Supervisor) bring(ctx context.Context, u *unit, sb sandbox.Sandbox, t sandbox.Template) error {
 	if t.Revision == "" {
 		var err error
-		if t, err = s.builds.Await(ctx, sb.Spec.Template); err != nil {
+		if t, err = s.builds.Await(ctx, sb.Spec.Template, func(e sandbox.BuildEvent) { s.tellBuild(ctx, sb, e) }); err != nil {
 			return fmt.Errorf("wait for template %s: %w", sb.Spec.Template, err)
 		}
 	}
@@ -165,6 +167,22 @@ func (s *Supervisor) bring(ctx context.Context, u *unit, sb sandbox.Sandbox, t s
 	s.beginMeter(u, true)
 	s.observer.Started(got.BootPath, got.Boot)
 	return nil
+}
+
+// tellBuild lets those who wait for a sandbox see what its template's build does.
+func (s *Supervisor) tellBuild(ctx context.Context, sb sandbox.Sandbox, e sandbox.BuildEvent) {
+	// Not "state": clients take that of any event for the sandbox's.
+	data := map[string]any{"event": e.Event, "build_state": e.State, "build_id": e.Build, "at": e.At}
+	if e.Text != "" {
+		data["message"] = e.Text
+	}
+	if e.Step > 0 {
+		data["step"] = e.Step
+	}
+	err := s.events.Record(ctx, event.Event{Sandbox: sb.ID, Tenant: sb.Tenant, Type: event.Build, Data: data, At: now()})
+	if err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "what a build does is not told", "sandbox", sb.ID, "err", err)
+	}
 }
 
 // attend makes a running sandbox usable, and watches over it. The caller holds
@@ -268,7 +286,7 @@ func (s *Supervisor) snapshot(ctx context.Context, t sandbox.Template, res sandb
 	if !ok {
 		return sandbox.Seed{}, sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "the driver restores no snapshots")
 	}
-	return s.templates.Seed(ctx, t.Key(), t.Revision, d.SnapshotKey(res))
+	return s.templates.Seed(ctx, t.ID, t.Revision, d.SnapshotKey(res))
 }
 
 // init gives a started, restored or claimed sandbox its identity.

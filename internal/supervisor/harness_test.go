@@ -156,9 +156,17 @@ func (m *machine) deps(st Store) Deps {
 		Log: slog.New(slog.NewTextHandler(out, nil))}
 }
 
-// Template, Seed and Templates are the rows, as the machine describes them.
+// Template, FindTemplate, Seed and AllTemplates are the rows, as the machine describes them.
 func (m *machine) Template(ctx context.Context, slug string) (sandbox.Template, error) {
 	t, err := m.db.Template(ctx, slug)
+	if err == nil && m.describe != nil {
+		m.describe(&t)
+	}
+	return t, err
+}
+
+func (m *machine) FindTemplate(ctx context.Context, tenant sandbox.TenantID, name string) (sandbox.Template, error) {
+	t, err := m.db.FindTemplate(ctx, tenant, name)
 	if err == nil && m.describe != nil {
 		m.describe(&t)
 	}
@@ -169,7 +177,7 @@ func (m *machine) Seed(ctx context.Context, slug, revision, key string) (sandbox
 	return m.db.Seed(ctx, slug, revision, key)
 }
 
-func (m *machine) Templates(ctx context.Context) ([]sandbox.Template, error) {
+func (m *machine) AllTemplates(ctx context.Context) ([]sandbox.Template, error) {
 	list, err := m.db.Templates(ctx)
 	for i := range list {
 		if m.describe != nil {
@@ -317,10 +325,11 @@ func (f *fakeBuilds) Building(slug string) bool {
 	return f.building[slug] != nil
 }
 
-func (f *fakeBuilds) Await(ctx context.Context, slug string) (sandbox.Template, error) {
+func (f *fakeBuilds) Await(ctx context.Context, slug string, tell func(sandbox.BuildEvent)) (sandbox.Template, error) {
 	f.mu.Lock()
 	ch := f.building[slug]
 	f.mu.Unlock()
+	tell(sandbox.BuildEvent{Event: "building", State: sandbox.BuildBuilding, Text: "half way"})
 	select {
 	case t, ok := <-ch:
 		if !ok {

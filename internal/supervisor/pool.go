@@ -59,10 +59,10 @@ type pool struct {
 // of returns what is remembered of a template's pool. Another revision is
 // another chance.
 func (p *pools) of(t sandbox.Template) *pool {
-	q := p.kept[t.Key()]
+	q := p.kept[t.ID]
 	if q == nil || q.revision != t.Revision {
 		q = &pool{revision: t.Revision, retry: poolRetry}
-		p.kept[t.Key()] = q
+		p.kept[t.ID] = q
 	}
 	return q
 }
@@ -155,7 +155,7 @@ func (s *Supervisor) tendPools(all *pools) (made bool, wait time.Duration, err e
 // wantedPools lists the pools of all templates that are to have one now, or may
 // have had.
 func (s *Supervisor) wantedPools(all *pools) ([]*wanted, error) {
-	templates, err := s.templates.Templates(s.life)
+	templates, err := s.templates.AllTemplates(s.life)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func (s *Supervisor) wantedPools(all *pools) ([]*wanted, error) {
 		if t.Revision == "" || !t.DeletedAt.IsZero() { // not built yet: TemplateChanged wakes us
 			continue
 		}
-		there[t.Key()] = true
+		there[t.ID] = true
 		least, want := s.poolSize(t)
 		list = append(list, &wanted{template: t, pool: all.of(t), least: least, want: want})
 	}
@@ -182,7 +182,7 @@ func (s *Supervisor) sortMembers(list []*wanted) error {
 	}
 	for _, m := range members {
 		i := slices.IndexFunc(list, func(w *wanted) bool {
-			return m.Spec.Template == w.template.Key() && m.Spec.Revision == w.template.Revision && m.Spec.Resources == s.sizeOf(w.template)
+			return m.Spec.Template == w.template.ID && m.Spec.Revision == w.template.Revision && m.Spec.Resources == s.cfg.usual(w.template)
 		})
 		if i >= 0 && list[i].have < list[i].want {
 			list[i].have++
@@ -218,7 +218,7 @@ func (s *Supervisor) poolSize(t sandbox.Template) (least, want int) {
 	if bounds == (sandbox.PoolSize{}) && t.Slug == s.cfg.Template && t.Tenant == "" {
 		bounds = sandbox.PoolSize{MinIdle: s.cfg.WarmPool, MaxIdle: s.cfg.WarmPool}
 	}
-	return bounds.MinIdle, min(bounds.MinIdle+s.demand.recent(t.Key(), time.Now()), max(bounds.MinIdle, bounds.MaxIdle))
+	return bounds.MinIdle, min(bounds.MinIdle+s.demand.recent(t.ID, time.Now()), max(bounds.MinIdle, bounds.MaxIdle))
 }
 
 // settles is when to look again at pools that have grown: as demand is forgotten
@@ -230,11 +230,6 @@ func (s *Supervisor) settles(list []*wanted, wait time.Duration) time.Duration {
 		}
 	}
 	return wait
-}
-
-// sizeOf is the size of a sandbox of t unless another is asked for.
-func (s *Supervisor) sizeOf(t sandbox.Template) sandbox.Resources {
-	return resourcesOr(t.Built.Resources(), s.cfg.Default)
 }
 
 func (s *Supervisor) emptySlots() int {
@@ -265,7 +260,7 @@ func (s *Supervisor) prepare(slots *prepared, want prepared) error {
 
 // addMember restores one sandbox that no tenant owns yet.
 func (s *Supervisor) addMember(t sandbox.Template) (made bool, err error) {
-	size := s.sizeOf(t)
+	size := s.cfg.usual(t)
 	if err := s.room(s.life, size); err != nil {
 		return false, err
 	}
@@ -282,7 +277,7 @@ func (s *Supervisor) addMember(t sandbox.Template) (made bool, err error) {
 	at := now()
 	sb := sandbox.Sandbox{
 		ID: sandbox.NewID(), Slug: sandbox.NewSlug(), State: sandbox.Provisioning, CreatedAt: at, UpdatedAt: at,
-		Spec: sandbox.Spec{Template: t.Key(), Revision: t.Revision, Image: t.Slug, Resources: size},
+		Spec: sandbox.Spec{Template: t.ID, Revision: t.Revision, Image: t.Slug, Resources: size},
 	}
 	u := s.unit(sb.ID)
 	if err := s.store.AddMember(s.life, sb); err != nil {

@@ -259,7 +259,7 @@ func (s *Supervisor) resume(u *unit, sb sandbox.Sandbox) {
 		s.startFailed(u.life, u, sb, err)
 		return
 	}
-	t, err := s.resolve(u.life, sb.Spec.Template)
+	t, err := s.resolve(u.life, sb.Tenant, sb.Spec.Template)
 	if err != nil {
 		s.startFailed(u.life, u, sb, err)
 		return

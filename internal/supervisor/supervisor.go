@@ -22,6 +22,7 @@ import (
 // What callers are told.
 var (
 	errNoTemplate = sandbox.E(sandbox.Malformed, sandbox.CodeInvalidTemplate, "template_id is not a recognized template")
+	errNotBuilt   = sandbox.E(sandbox.Conflict, sandbox.CodeTemplateNotReady, "the template has no revision that serves: have it built first, with POST …/builds")
 	errNotRunning = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is not running")
 	errPaused     = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is paused: start it first, with POST …/start")
 	errStopping   = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is being stopped")

@@ -1,0 +1,64 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// "A platform builder writes down what an environment needs, Silica builds it
+// once, certifies that it starts, and from then on every sandbox of it is a
+// restored memory snapshot".
+func TestTenantBuildsATemplateAndCreatesFromIt(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t, options{flags: []string{"--warm-pool=0"}})
+	c := s.tenant(t)
+	made := c.do(t, "POST", "sandbox-templates", obj{"name": "Small", "build_spec": obj{
+		"from": "debian:bookworm", "packages": []string{"jq", "procps"}, "memoryMib": 512, "env": obj{"KIND": "small"}, "workdir": "/workspace",
+	}}).want(t, 201, "")
+	// "If a custom template exists but is not ready, sandbox creation returns 409
+	// TEMPLATE_NOT_READY."
+	c.do(t, "POST", "sandboxes", obj{"template_id": "small"}).want(t, 409, "TEMPLATE_NOT_READY")
+	build := c.do(t, "POST", "sandbox-templates/"+made.str("id")+"/builds", obj{}).want(t, 201, "").str("id")
+
+	sdk, ctx := c.goClient(t)
+	states, last := []string{}, time.Time{}
+	for e, err := range sdk.FollowBuild(ctx, build, 0) {
+		if err != nil {
+			t.Fatalf("the build's log: %v", err)
+		}
+		if e.Event == e.State {
+			states = append(states, e.Event)
+		}
+		if e.At.Before(last) {
+			t.Errorf("%s is older than what came before it", e.Event)
+		}
+		last = e.At
+	}
+	if got, want := strings.Join(states, " "), "queued building snapshotting certifying distributing ready"; got != want {
+		t.Fatalf("the build went %s, want %s: %s", got, want, c.do(t, "GET", "sandbox-template-builds/"+build, nil).Body)
+	}
+	sb := c.created(t, obj{"template_id": "small"})
+	if sb.str("template_id") != "small" || sb.num("memory_mb") != 512 || sb.str("boot_path") != "snapshot" {
+		t.Errorf("created %s", sb.Body)
+	}
+	if got := strings.TrimSpace(c.sh(t, sb.str("id"), `jq -n '1+1'; echo $KIND; pwd`)); got != "2\nsmall\n/workspace" {
+		t.Errorf("inside: %q", got)
+	}
+	// Another tenant neither sees it nor creates from it.
+	other := s.tenant(t)
+	other.do(t, "GET", "sandbox-templates/"+made.str("id"), nil).want(t, 404, "not_found")
+	other.do(t, "POST", "sandboxes", obj{"template_id": made.str("id")}).want(t, 400, "INVALID_TEMPLATE")
+
+	// "Deleting a template does not terminate running Sandboxes created from it,
+	// but no new Sandboxes can be created from the deleted template."
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.restart(t)
+	c.do(t, "DELETE", "sandbox-templates/small", nil).want(t, 204, "")
+	c.do(t, "POST", "sandboxes", obj{"template_id": "small"}).want(t, 400, "INVALID_TEMPLATE")
+	if got := strings.TrimSpace(c.sh(t, sb.str("id"), "echo $KIND")); got != "small" {
+		t.Errorf("after the template is gone: %q", got)
+	}
+}
