@@ -2,10 +2,8 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -197,27 +195,8 @@ func (k *campaign) victim(rnd *rand.Rand) (*subject, int) {
 	return nil, 0
 }
 
-// owners lists the sentries that run a sandbox, by the engine's own records.
-func (k *campaign) owners(id string) (pids []int) {
-	_ = filepath.WalkDir(filepath.Join(k.srv.data, "engine"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() != "slot.json" {
-			return nil
-		}
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			return nil
-		}
-		var slot struct {
-			ID, Phase string
-			Pid       int
-		}
-		if json.Unmarshal([]byte(strings.TrimSpace(string(raw))), &slot) == nil && slot.ID == id && slot.Phase == "running" && unix.Kill(slot.Pid, 0) == nil {
-			pids = append(pids, slot.Pid)
-		}
-		return nil
-	})
-	return pids
-}
+// owners lists the sentries that run a sandbox.
+func (k *campaign) owners(id string) []int { return k.srv.sentriesOf(id) }
 
 // fillDisk leaves the server without room for a while; sometimes it is killed then.
 func (k *campaign) fillDisk(ctx context.Context, t *testing.T, rnd *rand.Rand) {
