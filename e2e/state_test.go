@@ -310,7 +310,7 @@ func TestSnapshotRestoreAndFork(t *testing.T) {
 	a := c.created(t, obj{"timeout_sec": 900, "env": obj{"WHO": "me"}})
 	id, slug := a.str("id"), a.str("slug")
 	c.sh(t, id, ticker)
-	c.upload(t, id, "/root/f", []byte("then")).want(t, 200, "")
+	c.upload(t, id, "/root/f", []byte("then\n")).want(t, 200, "")
 	pid, n := c.ticks(t, id)
 
 	snap := c.do(t, "POST", "sandboxes/"+id+"/snapshots", obj{"comment": "one"}).want(t, http.StatusCreated, "").str("id")
@@ -417,7 +417,7 @@ func TestSnapshotRestoreAndFork(t *testing.T) {
 		{c, "snapshots/" + second + "/fork", nil, 404, "NOT_FOUND"},
 		{c, "sandboxes/" + id + "/fork", obj{"count": 17}, 422, "VALIDATION_ERROR"},
 		{c, "sandboxes/" + id + "/fork", obj{"count": 0}, 422, "VALIDATION_ERROR"},
-		{c, "sandboxes/" + id + "/fork", obj{"count": 16}, 429, ""}, // more than the tenant may have: none
+		{c, "sandboxes/" + id + "/fork", obj{"count": 16}, 409, "SANDBOX_LIMIT_EXCEEDED"}, // more than the tenant may have: none
 	} {
 		if a := tt.c.do(t, "POST", tt.path, tt.body); a.Status != tt.status || tt.code != "" && a.str("error.code") != tt.code {
 			t.Errorf("POST %s %v: got %s, want %d %s", tt.path, tt.body, a, tt.status, tt.code)
