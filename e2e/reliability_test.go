@@ -65,6 +65,9 @@ func TestReliability(t *testing.T) {
 		k.report(t, *reliabilityReport)
 	}
 	t.Log("\n" + k.summary())
+	if t.Failed() {
+		t.Logf("the load began at %s; the harm done:\n%s", k.began.UTC().Format(time.RFC3339Nano), strings.Join(k.harmed, "\n"))
+	}
 }
 
 // reliabilityServer keeps its data on a small file system of its own.
