@@ -168,6 +168,9 @@ func (k *campaign) do(ctx context.Context, client int, s *subject, d deed, metho
 		k.tally("no answer: " + string(d.What))
 	}
 	s.note(client, d, o, call, time.Since(k.began).Nanoseconds())
+	if d.What == back {
+		s.note(client, deed{arrive, d.Value}, o, call, time.Since(k.began).Nanoseconds())
+	}
 	return v
 }
 
