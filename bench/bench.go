@@ -5,6 +5,8 @@ package bench
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"silica.dev/silica/client"
@@ -26,6 +28,9 @@ type Config struct {
 	// Refill is how long the server gets between two starts to make anew what it
 	// keeps ready.
 	Refill time.Duration
+
+	// Only leaves out what has none of these words in its name. Empty: nothing.
+	Only []string
 
 	Quick bool         // a tenth of the rounds: to see that it works, not to publish
 	Log   func(string) // hears what is being done; never nil
@@ -125,6 +130,11 @@ func (c Config) own(ctx context.Context, r *Report) error {
 		{Settings{WarmPool: 0, EmptySlots: 10}, []step{
 			{"create on empty sentries", target.startsFromSlots},
 		}},
+		{Settings{WarmPool: 4, EmptySlots: 4}, []step{ // as a server has it by default
+			{"state: pause, resume and snapshot", target.pauses},
+			{"state: fork", target.forks},
+			{"state: paused sandboxes", target.pausedOnes},
+		}},
 		{Settings{}, []step{
 			{"create with nothing ready", target.startsFromNothing},
 			{"destroy", target.destroys},
@@ -133,7 +143,11 @@ func (c Config) own(ctx context.Context, r *Report) error {
 			{"get and list", target.lookups},
 		}},
 	} {
-		if err := c.withServer(ctx, cfg.Settings, func(t target) error { return r.collect(ctx, t, cfg.steps...) }); err != nil {
+		steps := slices.DeleteFunc(cfg.steps, func(s step) bool { return !c.wants(s) })
+		if len(steps) == 0 {
+			continue
+		}
+		if err := c.withServer(ctx, cfg.Settings, func(t target) error { return r.collect(ctx, t, steps...) }); err != nil {
 			return err
 		}
 	}
@@ -144,6 +158,10 @@ func (c Config) own(ctx context.Context, r *Report) error {
 type step struct {
 	name string
 	run  func(target, context.Context) (Section, error)
+}
+
+func (c Config) wants(s step) bool {
+	return len(c.Only) == 0 || slices.ContainsFunc(c.Only, func(word string) bool { return strings.Contains(s.name, word) })
 }
 
 // collect adds what the steps find.

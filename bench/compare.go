@@ -48,10 +48,15 @@ func (t target) compare(ctx context.Context) (s Section, err error) {
 		s.Facts = append(s.Facts, Fact{"runsc", "not built: left out", ""})
 		return s, nil
 	}
-	c := container{bundle: filepath.Join(dir, "runsc-bundle"),
-		tool: []string{t.Runsc, "--root", filepath.Join(dir, "runsc"), "--network=none", "--ignore-cgroups", "--host-settings=ignore"}}
+	c := t.runsc(dir)
 	took, err := c.restoreAndExec(ctx, dir, t.rounds(20))
 	return s, add("runsc restore + exec … true", took, err)
+}
+
+// runsc is one with its things in dir.
+func (t target) runsc(dir string) container {
+	return container{bundle: filepath.Join(dir, "runsc-bundle"),
+		tool: []string{t.Runsc, "--root", filepath.Join(dir, "runsc"), "--network=none", "--ignore-cgroups", "--host-settings=ignore"}}
 }
 
 // container drives one OCI runtime's command line.

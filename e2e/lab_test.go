@@ -69,7 +69,15 @@ func openLab() (*lab, error) {
 	return l, nil
 }
 
-func (l *lab) close() { _ = os.RemoveAll(l.dir) }
+func (l *lab) close() {
+	if to := os.Getenv("SILICA_TEST_LOGS"); to != "" { // whoever looks for a cause wants all of them
+		logs, _ := filepath.Glob(filepath.Join(l.dir, "*", "log"))
+		for _, log := range logs {
+			_ = copyFile(log, filepath.Join(to, filepath.Base(filepath.Dir(log))+".log"))
+		}
+	}
+	_ = os.RemoveAll(l.dir)
+}
 
 // sweep ends what runs whose test process was killed left on the machine.
 func (l *lab) sweep() error {

@@ -66,6 +66,7 @@ type campaign struct {
 	subjects []*subject
 	done     map[string]int // deeds, refusals and faults, by name
 	faults   []string       // answers that should never come
+	harmed   []string       // what was done to the server, and when
 	full     bool           // the disk is
 }
 
@@ -94,8 +95,11 @@ func (g *gate) unlock() {
 
 func (k *campaign) tally(what string) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.done[what]++
-	k.mu.Unlock()
+	if fault, ok := strings.CutPrefix(what, "fault: "); ok {
+		k.harmed = append(k.harmed, fmt.Sprintf("%8.3f s: %s", time.Since(k.began).Seconds(), fault))
+	}
 }
 
 func (k *campaign) complain(format string, args ...any) {
@@ -122,7 +126,7 @@ func (k *campaign) judge(what action, a answer, err error) verdict {
 		return unknown
 	case a.Status < 300:
 		return happened
-	case a.Status == http.StatusGatewayTimeout, a.str("error.code") == "SANDBOX_LOST":
+	case a.Status == http.StatusGatewayTimeout, a.str("error.code") == "SANDBOX_LOST", a.at("error.details.interrupted") == true:
 		return unknown
 	case what == back && a.Status != http.StatusNotFound: // it may be paused, as in the snapshot
 		return unknown
@@ -164,6 +168,9 @@ func (k *campaign) do(ctx context.Context, client int, s *subject, d deed, metho
 		k.tally("no answer: " + string(d.What))
 	}
 	s.note(client, d, o, call, time.Since(k.began).Nanoseconds())
+	if d.What == back {
+		s.note(client, deed{arrive, d.Value}, o, call, time.Since(k.began).Nanoseconds())
+	}
 	return v
 }
 
@@ -213,11 +220,15 @@ func (k *campaign) add(s *subject) {
 	k.mu.Unlock()
 }
 
+// number prints what a file holds, 0 if there is none. One that can't be read is
+// none of these.
+const number = `number() { if [ -e "$1" ]; then cat "$1" || exit 9; else echo 0; fi; }; exec 9>/root/lock; flock 9; `
+
 // counting adds one to a counter, whole or not at all, and tells it.
-const counting = `exec 9>/root/lock; flock 9; n=$(cat /root/n 2>/dev/null || echo 0); n=$((n+1)); echo $n >/root/n.new && sync /root/n.new && mv /root/n.new /root/n && echo $n`
+const counting = number + `n=$(number /root/n) || exit 9; n=$((n+1)); echo $n >/root/n.new && sync /root/n.new && mv /root/n.new /root/n && echo $n`
 
 // telling prints file and counter of one moment.
-const telling = `exec 9>/root/lock; flock 9; echo $(cat /root/f 2>/dev/null || echo 0) $(cat /root/n 2>/dev/null || echo 0)`
+const telling = number + `f=$(number /root/f) && n=$(number /root/n) && echo $f $n`
 
 // told reads what the commands above print. A command that did not end well may
 // have done its work.

@@ -23,7 +23,8 @@ const (
 	start   action = "start"   // back, from memory or files
 	pause   action = "pause"   // with memory
 	keep    action = "keep"    // a snapshot, named value
-	back    action = "restore" // to the snapshot named value
+	back    action = "restore" // to the snapshot named value: it is paused as that was
+	arrive  action = "arrive"  // what follows a restore: it runs
 	fork    action = "fork"    // file and counter are those of every copy
 	destroy action = "destroy" // for good
 	crash   action = "crash"   // its sentry was killed
@@ -60,6 +61,7 @@ type life struct {
 	Kept    data   // what is left when its sentry dies
 	HasKept bool   // without, it is lost then
 	Stopped bool   // by its user, so that use does not wake it
+	Going   bool   // restored, and to run
 	Marks   string // snapshots: " name=file/number"
 }
 
@@ -72,11 +74,6 @@ func (l life) step(d deed, o result) []any {
 	next := l.after(d, o)
 	if !o.Lost {
 		return next
-	}
-	if d.What == back && len(next) > 0 { // it may have got half way
-		half := next[0].(life)
-		half.State = "paused"
-		next = append(next, half)
 	}
 	return append(next, l) // or it never happened
 }
@@ -173,7 +170,13 @@ func (l life) after(d deed, o result) []any {
 		}
 		var name int
 		_, _ = fmt.Sscanf(l.Marks[i:], " %d=%d/%d", &name, &l.Now.File, &l.Now.Number)
-		l.State, l.Kept, l.HasKept, l.Stopped = "running", l.Now, true, false
+		l.State, l.Kept, l.HasKept, l.Stopped, l.Going = "paused", l.Now, true, false, true
+		return one(l)
+	case arrive:
+		if !l.Going || !running && l.State != "paused" {
+			return nil
+		}
+		l.State, l.Going = "running", false
 		return one(l)
 	case destroy:
 		if l.State == "" {

@@ -2,12 +2,12 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -30,8 +30,8 @@ var (
 
 const (
 	reliabilityTenants = 2
-	reliabilityClients = 3 // of each
-	dataSize           = "size=3g"
+	reliabilityClients = 3       // of each
+	dataSize           = 3 << 30 // bytes
 )
 
 // "random operations by many clients with a model beside them (sandboxes hold known
@@ -67,6 +67,9 @@ func TestReliability(t *testing.T) {
 		k.report(t, *reliabilityReport)
 	}
 	t.Log("\n" + k.summary())
+	if t.Failed() {
+		t.Logf("the load began at %s; the harm done:\n%s", k.began.UTC().Format(time.RFC3339Nano), strings.Join(k.harmed, "\n"))
+	}
 }
 
 // reliabilityServer keeps its data on a small file system of its own.
@@ -79,9 +82,7 @@ func reliabilityServer(t *testing.T) *Server {
 	if err := os.MkdirAll(s.data, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("none", s.data, "tmpfs", 0, dataSize); err != nil {
-		t.Fatal(err)
-	}
+	mountSmallDisk(t, s.data)
 	t.Cleanup(func() {
 		for _, l := range s.close() {
 			if l != "mount "+s.data {
@@ -100,6 +101,24 @@ func reliabilityServer(t *testing.T) *Server {
 		t.Fatalf("%v\n%s", err, s.log.tail(0, 40))
 	}
 	return s
+}
+
+// mountSmallDisk puts a file system of its own at dir, of the kind that servers have.
+func mountSmallDisk(t *testing.T, dir string) {
+	t.Helper()
+	image := dir + ".img"
+	f, err := os.Create(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(dataSize), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"mkfs.ext4", "-q", "-F", "-m", "0", image}, {"mount", "-o", "loop", image, dir}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", args, err, out)
+		}
+	}
 }
 
 // harm does what must not matter, again and again until ctx ends.
@@ -197,27 +216,8 @@ func (k *campaign) victim(rnd *rand.Rand) (*subject, int) {
 	return nil, 0
 }
 
-// owners lists the sentries that run a sandbox, by the engine's own records.
-func (k *campaign) owners(id string) (pids []int) {
-	_ = filepath.WalkDir(filepath.Join(k.srv.data, "engine"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() != "slot.json" {
-			return nil
-		}
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			return nil
-		}
-		var slot struct {
-			ID, Phase string
-			Pid       int
-		}
-		if json.Unmarshal([]byte(strings.TrimSpace(string(raw))), &slot) == nil && slot.ID == id && slot.Phase == "running" && unix.Kill(slot.Pid, 0) == nil {
-			pids = append(pids, slot.Pid)
-		}
-		return nil
-	})
-	return pids
-}
+// owners lists the sentries that run a sandbox.
+func (k *campaign) owners(id string) []int { return k.srv.sentriesOf(id) }
 
 // fillDisk leaves the server without room for a while; sometimes it is killed then.
 func (k *campaign) fillDisk(ctx context.Context, t *testing.T, rnd *rand.Rand) {
@@ -410,8 +410,9 @@ func TestReliabilityModel(t *testing.T) {
 			deed{What: crash}, result{}, deed{What: start}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
 		"a crash that loses the files of the last stop": {[]any{deed{What: stop}, result{}, deed{What: start}, result{},
 			deed{What: crash}, result{}, deed{What: start}, result{}, deed{What: read}, result{}}, false},
-		"back to a snapshot":                   {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
-		"a restore that restores nothing":      {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{What: read}, result{File: 6, Number: 1}}, false},
+		"back to a snapshot":                   {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{arrive, 9}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
+		"paused for a moment on the way back":  {[]any{deed{keep, 9}, result{}, deed{back, 9}, result{}, deed{What: look}, result{State: "paused"}, deed{arrive, 9}, result{}, deed{What: look}, result{State: "running"}}, true},
+		"a restore that restores nothing":      {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{arrive, 9}, result{}, deed{What: read}, result{File: 6, Number: 1}}, false},
 		"a write that nobody knows of, later":  {[]any{deed{write, 7}, result{Lost: true}, deed{What: read}, result{File: 5, Number: 1}, deed{What: read}, result{File: 7, Number: 1}}, true},
 		"a copy of something else":             {[]any{deed{What: fork}, result{File: 4, Number: 1}}, false},
 		"running again after it was destroyed": {[]any{deed{What: destroy}, result{}, deed{What: look}, result{State: "running"}}, false},

@@ -67,8 +67,8 @@ type Sandbox struct {
 	// fits no other.
 	Base Ref
 	// Files is its writable layer as it was when it last stopped or paused, or in
-	// the snapshot that it is being started from; empty: neither. They are kept
-	// until the next stop or its end.
+	// the snapshot that it was last started from; empty: neither. Of a persistent
+	// one they are kept until the next stop or its end.
 	Files Ref
 	// Memory is its memory, and its files once more, while it is paused; empty:
 	// it can only boot. It is given up when it runs again.

@@ -52,6 +52,7 @@ minutes. Nothing else should run on the machine meanwhile.`,
 	f.SortFlags = false
 	f.BoolVar(&own, "own", false, "start servers of its own in three configurations (root)")
 	f.StringVar(&config.Data, "data", "/var/lib/silica-bench", "data folder of own servers, kept for the next time")
+	f.StringSliceVar(&config.Only, "only", nil, "with --own: measure only what has one of these words in its name, as it is logged")
 	f.DurationVar(&config.Refill, "refill", 250*time.Millisecond, "pause between two starts, for pools to fill")
 	f.BoolVar(&quick, "quick", false, "a tenth of the rounds")
 	f.StringVar(&config.Runc, "runc", "", "runc to compare with (default the one installed)")

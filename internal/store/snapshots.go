@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -315,15 +316,34 @@ func (s *Store) Fork(ctx context.Context, tenant sandbox.TenantID, snapshot stri
 	return got, err
 }
 
-// RoomToFork tells whether a tenant may have one more sandbox like sb. A Fork
-// looks again, and at all of its copies.
-func (s *Store) RoomToFork(ctx context.Context, sb sandbox.Sandbox, limit int) error {
-	return s.do(ctx, "look for room", func(t *tx) error {
+// errTried takes back what was only tried.
+var errTried = errors.New("tried")
+
+// RoomToFork tells whether a tenant may have n more sandboxes like sb, by trying
+// and taking it back. A Fork looks again.
+func (s *Store) RoomToFork(ctx context.Context, sb sandbox.Sandbox, n, limit int) error {
+	err := s.do(ctx, "look for room", func(t *tx) error {
 		if err := t.lockTenant(sb.Tenant); err != nil {
 			return err
 		}
-		return t.admit(sb, limit, s.cfg.Prices, false)
+		for range n {
+			one := sandbox.Sandbox{
+				ID: sandbox.NewID(), Slug: sandbox.NewSlug(), State: sandbox.Provisioning, Tenant: sb.Tenant, Workspace: sb.Workspace, Project: sb.Project,
+				Spec: sb.Spec, External: sb.External, Node: sb.Node, CreatedAt: rowTime(), UpdatedAt: rowTime(),
+			}
+			if err := t.admit(one, limit, s.cfg.Prices, false); err != nil {
+				return err
+			}
+			if err := t.insert(one); err != nil {
+				return err
+			}
+		}
+		return errTried
 	})
+	if errors.Is(err, errTried) {
+		return nil
+	}
+	return err
 }
 
 // Revert pauses a sandbox that is in the state from, running or paused, as it was

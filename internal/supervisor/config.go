@@ -169,8 +169,8 @@ type SnapshotStore interface {
 	// CutSnapshots ends those that a daemon before this one did not, and returns
 	// those that are gone with it.
 	CutSnapshots(ctx context.Context, reason string) (gone []sandbox.Snapshot, err error)
-	// RoomToFork tells whether one more like sb may live.
-	RoomToFork(ctx context.Context, sb sandbox.Sandbox, limit int) error
+	// RoomToFork tells whether n more like sb may live.
+	RoomToFork(ctx context.Context, sb sandbox.Sandbox, n, limit int) error
 	// Fork admits copies of a snapshot, all or none.
 	Fork(ctx context.Context, tenant sandbox.TenantID, snapshot string, copies []sandbox.Sandbox, limit int) ([]sandbox.Sandbox, error)
 	// Revert pauses a sandbox as it was in a snapshot; old is what it was.

@@ -82,8 +82,8 @@ type failure struct {
 // fail moves a sandbox to Failed, from the first of the states that it is in,
 // and has it freed. false says that it was in none of them.
 //
-// A persistent sandbox that has stopped before is not lost with what ran: it is
-// paused, with the files it had then.
+// A persistent sandbox whose files were kept before is not lost with what ran: it
+// is paused, with the files it had then.
 func (s *Supervisor) fail(u *unit, f failure, from ...sandbox.State) bool {
 	var row sandbox.Sandbox
 	err := s.persist(s.life, "look for kept files", func() (err error) { // to fail without a look would delete them
@@ -92,7 +92,7 @@ func (s *Supervisor) fail(u *unit, f failure, from ...sandbox.State) bool {
 	})
 	if err == nil && row.Persist && row.Files != "" && slices.Contains(from, row.State) {
 		f := f
-		f.reason += ": its files are as they were when it last stopped"
+		f.reason += ": its files are as they were when they were last kept"
 		if s.backToFiles(u, f, row.State) {
 			return true
 		}

@@ -91,7 +91,7 @@ func (s *Supervisor) origin(ctx context.Context, c sandbox.Caller, id string, re
 		err = s.room(ctx, sb.Spec.Resources)
 	}
 	if err == nil { // before anything stands still for nothing
-		err = s.store.RoomToFork(ctx, sb, s.limitOf(c))
+		err = s.store.RoomToFork(ctx, sb, req.Count, s.limitOf(c))
 	}
 	if err != nil {
 		return n, err

@@ -10,10 +10,11 @@ import (
 )
 
 var (
-	errCantPause = sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "this server can't keep the memory of a sandbox")
-	errPausing   = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is being paused")
-	errRestored  = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox goes on from a snapshot: start again what was running")
-	errWaking    = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the sandbox is still being started: try again in a moment")
+	errCantPause   = sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "this server can't keep the memory of a sandbox")
+	errPausing     = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox is being paused")
+	errRestored    = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox goes on from a snapshot: start again what was running")
+	errInterrupted = sandbox.E(sandbox.Conflict, sandbox.CodeNotRunning, "the sandbox was paused, stopped or destroyed while this was under way: it may have happened")
+	errWaking      = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the sandbox is still being started: try again in a moment")
 )
 
 // Pause keeps memory and files of a running sandbox, persistent or not, and frees
@@ -187,9 +188,18 @@ func (s *Supervisor) letIn(ctx context.Context, sb sandbox.Sandbox) (entry, erro
 		return entry{}, err
 	}
 	bound, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(u.life, func() { cancel(context.Cause(u.life)) })
+	stop := context.AfterFunc(u.life, func() { cancel(interrupted(context.Cause(u.life))) })
 	context.AfterFunc(bound, func() { stop(); s.used(u) })
 	return entry{u, bound}, nil
+}
+
+// interrupted is what work under way ends with when its sandbox does: unlike a
+// refusal, which has the same code, it does not say that nothing has happened.
+func interrupted(cause error) error {
+	if !sandbox.HasCode(cause, sandbox.CodeNotRunning) {
+		return cause
+	}
+	return errInterrupted.With("interrupted", true).Because(cause)
 }
 
 // whole tells whether what a snapshot needs at least is there: its files and what

@@ -363,7 +363,10 @@ func (s *Supervisor) boot(ctx context.Context, u *unit, sb sandbox.Sandbox) erro
 			sb.Ready, sb.BootPath, sb.Boot = true, path, time.Since(asked)
 			sb.Memory, sb.Saved = "", 0
 			if first {
-				sb.Files, sb.Boot = "", at.Sub(sb.CreatedAt)
+				sb.Boot = at.Sub(sb.CreatedAt)
+			}
+			if first && !sb.Persist { // else they are what it falls back to, as after a pause
+				sb.Files = ""
 			}
 		}, events...)
 		return err
@@ -376,6 +379,8 @@ func (s *Supervisor) boot(ctx context.Context, u *unit, sb sandbox.Sandbox) erro
 	s.discard(sb.Memory)
 	if first {
 		s.observer.Started(got.BootPath, got.Boot)
+	}
+	if got.Files != sb.Files {
 		s.discard(sb.Files)
 	}
 	return nil
@@ -443,7 +448,7 @@ func (s *Supervisor) bootFailed(u *unit, sb sandbox.Sandbox, err error) {
 }
 
 // backToFiles pauses a sandbox that has ended by itself, or could not be started,
-// with the files it had when it last stopped. false: it was not in from.
+// with the files that were last kept of it. false: it was not in from.
 func (s *Supervisor) backToFiles(u *unit, f failure, from sandbox.State) bool {
 	err := s.persist(s.life, "back to files", func() error {
 		_, err := s.store.Move(s.life, u.id, from, sandbox.Paused, func(sb *sandbox.Sandbox) {

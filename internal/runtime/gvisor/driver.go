@@ -271,6 +271,9 @@ func (d *Driver) Start(ctx context.Context, req runtime.StartRequest) error {
 	var res wire.StartResponse
 	err = on.call(ctx, wire.PathStart, wreq, &res, false)
 	if err != nil {
+		if full := hostFull(d.root(), errors.New(err.Error())); sandbox.HasCode(full, sandbox.CodeHostFull) && !errors.Is(err, lost) {
+			err = full // whatever else failed, and not the snapshot's fault
+		}
 		// An answer that never came, or came too late, may hide a sandbox.
 		if ctx.Err() != nil || errors.Is(err, lost) {
 			err = errors.Join(err, d.Destroy(context.WithoutCancel(ctx), req.ID))

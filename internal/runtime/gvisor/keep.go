@@ -58,6 +58,9 @@ func (d *Driver) keepFiles(ctx context.Context, l *live) (_ sandbox.Ref, err err
 	if err != nil {
 		return "", err
 	}
+	if full := anyRoom(dir); full != nil {
+		return "", errors.Join(full, os.RemoveAll(dir))
+	}
 	if err := l.engine.call(ctx, wire.PathKeep, wire.KeepRequest{ID: l.id, Dir: dir}, nil, false); err != nil {
 		return "", errors.Join(hostFull(dir, err), os.RemoveAll(dir))
 	}
@@ -71,12 +74,22 @@ func (d *Driver) keepFiles(ctx context.Context, l *live) (_ sandbox.Ref, err err
 // hostFull classifies a failed save: a sentry's word for why it can't write is a
 // text, but the folder tells whether it has room.
 func hostFull(dir string, err error) error {
+	if full := anyRoom(dir); full != nil {
+		return full.Because(err)
+	}
+	return err
+}
+
+// anyRoom is a Host full where a folder has next to no room. It is asked before a
+// sentry saves, too: looking through its layer, a sentry touches pages that have no
+// room on the disk yet, and where they get none (a tmpfs) it is killed for that.
+func anyRoom(dir string) *sandbox.Error {
 	const least = 8 << 20 // bytes
 	var fs unix.Statfs_t
 	if unix.Statfs(dir, &fs) == nil && int64(fs.Bavail)*fs.Bsize < least {
-		return sandbox.E(sandbox.Exhausted, sandbox.CodeHostFull, "the host's disk is full").Because(err)
+		return sandbox.E(sandbox.Exhausted, sandbox.CodeHostFull, "the host's disk is full")
 	}
-	return err
+	return nil
 }
 
 // Thaw implements [runtime.FileKeeper].

@@ -59,6 +59,9 @@ func (d *Driver) save(ctx context.Context, id sandbox.ID, stand bool) (_ runtime
 			return runtime.State{}, err
 		}
 	}
+	if full := anyRoom(dirs[0]); full != nil {
+		return runtime.State{}, full
+	}
 	req := wire.SaveRequest{ID: id, Memory: dirs[0], Files: dirs[1], Stand: stand}
 	if err := l.engine.call(ctx, wire.PathSave, req, nil, false); err != nil {
 		return runtime.State{}, hostFull(dirs[0], err)

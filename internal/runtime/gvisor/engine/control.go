@@ -16,6 +16,8 @@ import (
 	"gvisor.dev/gvisor/pkg/state/statefile"
 	"gvisor.dev/gvisor/pkg/urpc"
 	"gvisor.dev/gvisor/runsc/boot"
+
+	"silica.dev/silica/internal/runtime/gvisor/wire"
 )
 
 // What the engine asks of a sentry over its control socket.
@@ -73,6 +75,38 @@ func (s *sentry) ready(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("wait for agent: %w", err)
+	}
+	return nil
+}
+
+// lazily is how large a snapshot's pages are, in bytes, for a sandbox to be said to
+// run before they are all in.
+const lazily = 32 << 20
+
+// loaded waits until what a sandbox starts with is in. Without room on the disk for
+// its layer that fails after the agent has answered, and then whatever reads such a
+// page does: kept files would look lost. Of a snapshot that is large it does not
+// wait: the sentry ends itself then, and the sandbox falls back to its files.
+func (s *sentry) loaded(req wire.StartRequest) error {
+	method, args := boot.ContMgrWaitRestore, any(nil)
+	switch {
+	case req.Files != "":
+		method, args = boot.ContMgrWaitFSRestore, &boot.WaitFSRestoreArgs{CID: s.box.ID}
+	case req.Snapshot == "":
+		return nil
+	default:
+		info, err := os.Stat(filepath.Join(req.Snapshot, checkpointfiles.PagesFileName))
+		if err != nil || info.Size() > lazily {
+			return err
+		}
+	}
+	conn, err := s.connect()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.Call(method, args, nil); err != nil {
+		return fmt.Errorf("%s: %w", method, err)
 	}
 	return nil
 }

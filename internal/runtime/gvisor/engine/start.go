@@ -43,7 +43,7 @@ func (e *Engine) Start(ctx context.Context, req wire.StartRequest) (wire.StartRe
 	}
 	t.Create, t.Pooled = clock.lap(), pooled
 
-	if err := e.bringUp(ctx, s, req.Snapshot, &t); err != nil {
+	if err := e.bringUp(ctx, s, req, &t); err != nil {
 		err = errors.Join(err, e.free(context.WithoutCancel(ctx), s))
 		return wire.StartResponse{}, fmt.Errorf("start %s: %w", req.ID, err)
 	}
@@ -94,7 +94,7 @@ func (e *Engine) slotFor(ctx context.Context, k key, id sandbox.ID) (_ *slot, po
 
 // bringUp puts a sandbox into an empty sentry and waits for its agent. A failure
 // with a snapshot is the snapshot's, unless the caller gave up.
-func (e *Engine) bringUp(ctx context.Context, s *slot, snapshot string, t *wire.Timing) error {
+func (e *Engine) bringUp(ctx context.Context, s *slot, req wire.StartRequest, t *wire.Timing) error {
 	clock := stopwatch{time.Now()}
 	links, err := links(s.net)
 	if err != nil {
@@ -106,11 +106,15 @@ func (e *Engine) bringUp(ctx context.Context, s *slot, snapshot string, t *wire.
 	stop := context.AfterFunc(ctx, func() { _ = s.sentry.proc.kill() })
 	defer stop()
 
-	err = s.sentry.boot(snapshot, links)
+	err = s.sentry.boot(req.Snapshot, links)
 	t.Restore = clock.lap()
 	if err == nil {
 		err = s.sentry.ready(ctx)
 		t.Ready = clock.lap()
+	}
+	if err == nil {
+		err = s.sentry.loaded(req)
+		t.Load = clock.lap()
 	}
 	s.sentry.closePipes()
 	if err == nil && !stop() {
@@ -127,7 +131,7 @@ func (e *Engine) bringUp(ctx context.Context, s *slot, snapshot string, t *wire.
 		return cause
 	}
 	err = fmt.Errorf("%w%s", err, panicText(s.dir))
-	if snapshot != "" {
+	if req.Snapshot != "" {
 		return errors.Join(runtime.ErrSnapshotUnusable, err)
 	}
 	return err

@@ -52,6 +52,7 @@ type Timing struct {
 	Create  time.Duration // making a slot; 0 when one was ready
 	Restore time.Duration // the restore call, or the boot call of a cold start
 	Ready   time.Duration // from there to the agent's answer
+	Load    time.Duration // until all was in that had to be
 	Pooled  bool
 }
 
