@@ -85,7 +85,7 @@ func (w *world) Snapshot(_ context.Context, c sandbox.Caller, id string) (sandbo
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, snap := range w.snapshots {
-		if snap.Tenant == c.Tenant && snap.ID == id {
+		if snap.Tenant == c.Tenant && snap.ID == id && c.Sees(snap.Workspace) {
 			return *snap, nil
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"silica.dev/silica/api"
 	"silica.dev/silica/sandbox"
 )
 
@@ -67,6 +68,38 @@ func TestSnapshotsOnTheWire(t *testing.T) {
 	request(t, "GET", v1+"/snapshots?status=red", "").want(t, 422, "VALIDATION_ERROR")
 }
 
+// "Idempotency-Key: same key within 24 h returns the existing" one; a client that
+// repeats by itself makes a key. Another body, or another sandbox, is another request.
+func TestSnapshotsAndForksCarryTheirKeys(t *testing.T) {
+	w, _, base := serveWorld(t, Config{})
+	id, other := create(t, base, `{}`), create(t, base, `{}`)
+	v1, key := base+"/api/v1/sandboxes/", []string{"Idempotency-Key", "k"}
+	for _, to := range []string{id, id, other} {
+		request(t, "POST", v1+to+"/snapshots", `{"comment":"c"}`, key...).want(t, 201, "")
+		request(t, "POST", v1+to+"/fork", `{"count":2}`, key...).want(t, 201, "")
+	}
+	var digests [][32]byte
+	for i := range 3 {
+		if w.snapped[i].Idempotency.Key != "k" || w.forked[i].Idempotency.Key != "k" {
+			t.Errorf("keys %q and %q", w.snapped[i].Idempotency.Key, w.forked[i].Idempotency.Key)
+		}
+		digests = append(digests, w.snapped[i].Idempotency.Digest, w.forked[i].Idempotency.Digest)
+	}
+	if digests[0] != digests[2] || digests[1] != digests[3] || digests[0] == digests[4] || digests[1] == digests[5] || digests[0] == digests[1] {
+		t.Errorf("digests %x", digests)
+	}
+	request(t, "POST", v1+id+"/fork", `{}`, "Idempotency-Key", "\xff").want(t, 422, "VALIDATION_ERROR")
+
+	c := connectClient(t, base+"/api/v1/", keyA)
+	snap, err := c.TakeSnapshot(t.Context(), id, api.CreateSnapshot{})
+	if err == nil {
+		_, err = c.Fork(t.Context(), "", api.ForkSandbox{SnapshotID: snap.ID})
+	}
+	if err != nil || w.snapped[3].Idempotency.Key == "" || w.forked[3].Idempotency.Key == "" {
+		t.Errorf("the client's keys: %+v, %+v, %v", w.snapped[3], w.forked[3], err)
+	}
+}
+
 // "Fork of a destroyed or foreign sandbox", a snapshot of another sandbox's or
 // another's: not found, and nothing done.
 func TestForeignSnapshots(t *testing.T) {
@@ -125,7 +158,7 @@ func TestForkOnTheWire(t *testing.T) {
 	if err := json.Unmarshal(a.raw, &h); err != nil || h.Metadata["k"] != `{"deep":true}` {
 		t.Errorf("%+v: %v", h, err)
 	}
-	if got := w.forked[0]; got.Count != 1 || got.Name != "copy" || got.External.User != "u" || got.Timeout != time.Minute {
+	if got := w.forked[0]; got.Count != 1 || got.Name != "copy" || got.External.User != "u" || got.Timeout != time.Minute || got.Idempotency.Key != "k" {
 		t.Errorf("asked for %+v", got)
 	}
 	// Our own extension: count.

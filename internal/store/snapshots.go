@@ -79,10 +79,19 @@ func scanSnapshot(row scanner) (n sandbox.Snapshot, err error) {
 
 // AddSnapshot begins a snapshot of a sandbox, and fills in what is of the sandbox.
 // Of one that is paused it is ready at once: it has the same files and memory.
-// QUOTA_EXCEEDED when the tenant's room for what is saved is used up.
-func (s *Store) AddSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbox.Snapshot, err error) {
+// QUOTA_EXCEEDED when the tenant's room for what is saved is used up. It recognises
+// a repeated request (fresh is false).
+func (s *Store) AddSnapshot(ctx context.Context, n sandbox.Snapshot, k sandbox.Idempotency) (got sandbox.Snapshot, fresh bool, err error) {
 	err = s.do(ctx, "begin snapshot", func(t *tx) error {
+		fresh = false
 		if err := t.lockTenant(n.Tenant); err != nil {
+			return err
+		}
+		ids, err := t.made(n.Tenant, k, n.CreatedAt)
+		if err != nil {
+			return err
+		}
+		if got, err = snapshotMade(t.row, n.Tenant, ids); err != nil || got.ID != "" {
 			return err
 		}
 		if !n.Passing {
@@ -113,10 +122,14 @@ func (s *Store) AddSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbo
 		if err := t.addSnapshot(row); err != nil {
 			return err
 		}
+		if err := t.remember(n.Tenant, k, n.CreatedAt, n.ID); err != nil {
+			return err
+		}
+		fresh = true
 		got, err = scanSnapshot(t.row(selectSnapshot+`where id = $1`, n.ID))
 		return err
 	})
-	return got, err
+	return got, fresh, err
 }
 
 // saved is what a tenant may have saved, and what it has, in bytes.
@@ -281,18 +294,29 @@ func (t *tx) useSnapshot(tenant sandbox.TenantID, id string) (sandbox.Snapshot, 
 	return n, err
 }
 
-// Fork admits copies of a snapshot: all of them or none. It fills in what is the
-// snapshot's, and a passing one is gone with it. limit is as for Create.
-func (s *Store) Fork(ctx context.Context, tenant sandbox.TenantID, snapshot string, copies []sandbox.Sandbox, limit int) (got []sandbox.Sandbox, err error) {
+// Fork admits copies of the snapshot that req names: all of them or none. It fills
+// in what is the snapshot's, and a passing one is gone with it. It recognises a
+// repeated request (fresh is false), and then leaves the snapshot alone. limit is
+// as for Create.
+func (s *Store) Fork(ctx context.Context, tenant sandbox.TenantID, req sandbox.ForkRequest, copies []sandbox.Sandbox, limit int) (got []sandbox.Sandbox, fresh bool, err error) {
 	err = s.do(ctx, "fork", func(t *tx) error {
-		got = nil
+		got, fresh = nil, false
 		if err := t.lockTenant(tenant); err != nil {
 			return err
 		}
-		n, err := t.useSnapshot(tenant, snapshot)
+		at := rowTime()
+		ids, err := t.made(tenant, req.Idempotency, at)
 		if err != nil {
 			return err
 		}
+		if got, err = sandboxesOf(t.row, tenant, ids); err != nil || len(got) > 0 {
+			return err
+		}
+		n, err := t.useSnapshot(tenant, req.Snapshot)
+		if err != nil {
+			return err
+		}
+		ids = nil
 		for _, sb := range copies {
 			sb.Tenant, sb.Workspace, sb.Project, sb.Spec, sb.Node = n.Tenant, n.Workspace, n.Parent.Project, n.Spec, n.Node
 			sb.Base, sb.Memory, sb.Files, sb.State = n.Base, n.Memory, n.Files, sandbox.Provisioning
@@ -305,14 +329,18 @@ func (s *Store) Fork(ctx context.Context, tenant sandbox.TenantID, snapshot stri
 			if err := t.record(stateChanged(sb, "")); err != nil {
 				return err
 			}
-			got = append(got, sb)
+			got, ids = append(got, sb), append(ids, string(sb.ID))
 		}
+		if err := t.remember(tenant, req.Idempotency, at, ids...); err != nil {
+			return err
+		}
+		fresh = true
 		if n.Passing {
-			_, err = t.exec(`delete from snapshots where id = $1`, snapshot)
+			_, err = t.exec(`delete from snapshots where id = $1`, n.ID)
 		}
 		return err
 	})
-	return got, err
+	return got, fresh, err
 }
 
 // RoomToFork tells whether a tenant may have one more sandbox like sb. A Fork
