@@ -182,6 +182,9 @@ func TestQuotaOfWhatIsSaved(t *testing.T) {
 		if _, err := s.Move(ctx, sb.ID, sandbox.Running, sandbox.Paused, func(sb *sandbox.Sandbox) { sb.Files, sb.Saved = ref(6), 5*sandbox.MiB }); err != nil {
 			t.Fatal(err)
 		}
+		if u, err := s.Use(ctx, a); err != nil || u.Saved != 15*sandbox.MiB {
+			t.Errorf("Use = %+v, %v; want 15 MiB saved", u, err)
+		}
 		if err := s.RoomToSave(ctx, a); code(err) != sandbox.CodeQuota {
 			t.Errorf("a paused sandbox does not count: %v", err)
 		}
