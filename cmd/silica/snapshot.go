@@ -103,7 +103,7 @@ func newSnapshot(t *terminal) *cobra.Command {
 	})
 	fork.Use, fork.Short = "fork SNAPSHOT", "Make sandboxes of a snapshot"
 	g := group("snapshot", "Keep sandboxes as they are at a moment; go back, and branch",
-		newSnapshotCreate(t), newSnapshotLs(t), newSnapshotGet(t), newSnapshotRestore(t), fork, newSnapshotRm(t))
+		newSnapshotCreate(t), newSnapshotLs(t), newSnapshotGet(t), newSnapshotRestore(t), fork, newSnapshotExport(t), newSnapshotImport(t), newSnapshotRm(t))
 	g.Aliases = []string{"snapshots", "checkpoint"}
 	return g
 }

@@ -241,6 +241,36 @@ func TestSnapshotEvents(t *testing.T) {
 	}
 }
 
+// "Export and import of a snapshot as one file, for moving to another machine."
+func TestParcelsOnTheWire(t *testing.T) {
+	w, _, base := serveWorld(t, Config{})
+	v1, operator := base+"/api/v1/snapshots", []string{"Authorization", "Bearer " + keyAdmin}
+	id := create(t, base, `{}`)
+	sid := request(t, "POST", base+"/api/v1/sandboxes/"+id+"/snapshots", "").body["id"].(string)
+	a := request(t, "GET", v1+"/"+sid+"/export", "")
+	if a.status != 200 || string(a.raw) != "parcel "+sid || a.header.Get("Content-Type") != "application/octet-stream" || !strings.Contains(a.header.Get("Content-Disposition"), sid) {
+		t.Errorf("%d %q %v", a.status, a.raw, a.header)
+	}
+	// Another tenant's, and one that never was; and keys that may not.
+	request(t, "GET", v1+"/"+sid+"/export", "", "Authorization", "Bearer "+keyB).want(t, 404, "NOT_FOUND")
+	request(t, "GET", v1+"/snap_none/export", "").want(t, 404, "NOT_FOUND")
+	request(t, "POST", v1+"/import", string(a.raw)).want(t, 403, "FORBIDDEN")
+	w.changeCaller(keyA, func(c *sandbox.Caller) { c.Scopes = sandbox.ScopesOf(sandboxesRead) })
+	request(t, "GET", v1+"/"+sid+"/export", "").want(t, 403, "insufficient_scope")
+	w.changeCaller(keyA, func(c *sandbox.Caller) { c.Scopes = sandbox.AllScopes })
+
+	b := request(t, "POST", v1+"/import?tenant_id=tnt_b", string(a.raw), operator...)
+	if b.status != 201 || b.body["status"] != "ready" || b.body["sandbox_id"] != "" || b.header.Get("Location") != "/api/v1/snapshots/"+b.body["id"].(string) {
+		t.Fatalf("%d %s", b.status, b.raw)
+	}
+	imported := b.body["id"].(string)
+	request(t, "GET", v1+"/"+imported, "").want(t, 404, "NOT_FOUND")
+	request(t, "GET", v1+"/"+imported, "", "Authorization", "Bearer "+keyB).want(t, 200, "")
+	request(t, "POST", v1+"/import", "hello", operator...).want(t, 400, "INVALID_SNAPSHOT")
+	w.finish(sandbox.SnapshotCreating, "")
+	request(t, "GET", v1+"/"+sid+"/export", "").want(t, 409, "SNAPSHOT_NOT_READY")
+}
+
 // "`silica storage ls|gc` shows who holds what": to operators.
 func TestStorageOnTheWire(t *testing.T) {
 	_, _, base := serveWorld(t, Config{})

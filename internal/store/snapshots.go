@@ -161,6 +161,39 @@ func (s *Store) RoomToSave(ctx context.Context, tenant sandbox.TenantID) error {
 	return wrap(err, "look for room")
 }
 
+// RoomToImport tells whether a tenant may save so many bytes more.
+func (s *Store) RoomToImport(ctx context.Context, tenant sandbox.TenantID, size int64) error {
+	err := withinSaved(s.read.QueryRowContext(ctx, saved, string(tenant), string(sandbox.Paused)), size)
+	if none(err) {
+		return noTenant
+	}
+	return wrap(err, "look for room")
+}
+
+// ImportSnapshot adds a snapshot of no sandbox of ours, whose artifacts are there, to
+// the tenant's first workspace. QUOTA_EXCEEDED as for AddSnapshot.
+func (s *Store) ImportSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbox.Snapshot, err error) {
+	err = s.do(ctx, "import snapshot", func(t *tx) error {
+		if err := t.lockTenant(n.Tenant); err != nil {
+			return err
+		}
+		if err := t.roomToSave(n.Tenant, n.Size); err != nil {
+			return err
+		}
+		row := n
+		row.Sandbox, row.Node = "", t.node
+		if row.Workspace, row.Parent.Project, err = t.place(n.Tenant, sandbox.Place{}, sandbox.Place{}, n.CreatedAt); err != nil {
+			return err
+		}
+		if err := t.addSnapshot(row); err != nil {
+			return err
+		}
+		got, err = scanSnapshot(t.row(selectSnapshot+`where id = $1`, n.ID))
+		return err
+	})
+	return got, err
+}
+
 // EndSnapshot makes a snapshot that is being taken ready, or failed when it has a
 // Reason; failed, too, with the error, when it is larger than what the tenant
 // may have. A Conflict says that it has ended already.

@@ -254,6 +254,47 @@ func TestCutSnapshots(t *testing.T) {
 	})
 }
 
+// An imported snapshot is of no sandbox here, in the tenant's first workspace, and
+// counts.
+func TestImportedSnapshot(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		a, at := tenant(t, s, "a"), rowTime()
+		if _, err := s.ChangeTenant(ctx, a, func(tn *sandbox.Tenant) { tn.MaxSaved = 15 * sandbox.MiB }); err != nil {
+			t.Fatal(err)
+		}
+		n := sandbox.Snapshot{
+			ID: "snap_1", Tenant: a, Sandbox: "sbx_elsewhere", Workspace: "elsewhere", Status: sandbox.SnapshotReady, Spec: fresh(a).Spec,
+			Base: ref(1), Files: ref(2), Memory: ref(3), Size: 10 * sandbox.MiB, CreatedAt: at, UpdatedAt: at, LastUsedAt: at,
+		}
+		if err := s.RoomToImport(ctx, a, n.Size); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.ImportSnapshot(ctx, n)
+		if err != nil || got.Sandbox != "" || got.Workspace == "elsewhere" || got.Workspace == "" || got.Status != sandbox.SnapshotReady || got.Size != n.Size {
+			t.Fatalf("ImportSnapshot = %+v, %v", got, err)
+		}
+		copies, _, err := s.Fork(ctx, a, sandbox.ForkRequest{Snapshot: n.ID}, []sandbox.Sandbox{fresh(a)}, 0)
+		if err != nil || copies[0].Base != ref(1) || copies[0].Workspace != got.Workspace {
+			t.Errorf("Fork = %+v, %v", copies, err)
+		}
+		n.ID = "snap_2"
+		if err := s.RoomToImport(ctx, a, n.Size); code(err) != sandbox.CodeQuota {
+			t.Errorf("RoomToImport beyond the quota: %v", err)
+		}
+		if _, err := s.ImportSnapshot(ctx, n); code(err) != sandbox.CodeQuota {
+			t.Errorf("ImportSnapshot beyond the quota: %v", err)
+		}
+		n.Tenant = "tnt_none"
+		if _, err := s.ImportSnapshot(ctx, n); code(err) != sandbox.CodeNotFound {
+			t.Errorf("for nobody: %v", err)
+		}
+		if err := s.RoomToImport(ctx, "tnt_none", 1); code(err) != sandbox.CodeNotFound {
+			t.Errorf("room for nobody: %v", err)
+		}
+	})
+}
+
 // Same key within 24 hours: the same snapshot, or the same copies.
 func TestRepeatedSnapshotsAndForks(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *Store) {

@@ -13,6 +13,7 @@ import (
 var (
 	errNoSnapshot = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "snapshot not found")
 	errUnusable   = sandbox.E(sandbox.Conflict, sandbox.CodeSnapshotUnusable, "the snapshot's files, or what they were written over, are missing or damaged")
+	errImported   = sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "the snapshot was imported and is of no sandbox here: fork it")
 	errSaveFull   = sandbox.E(sandbox.Unavailable, sandbox.CodeHostFull, "the server's disk has no room for the snapshot")
 )
 
@@ -255,6 +256,9 @@ func (s *Supervisor) expireSnapshots() {
 func (s *Supervisor) Restore(ctx context.Context, c sandbox.Caller, id, snapshotID string) (sandbox.Sandbox, error) {
 	if err := s.open(); err != nil {
 		return sandbox.Sandbox{}, err
+	}
+	if id == "" { // and its snapshot has none
+		return sandbox.Sandbox{}, errImported
 	}
 	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
 	if err != nil {
