@@ -24,6 +24,7 @@ var mayImport = map[string][]string{
 	"internal/telemetry":           {"sandbox"},
 	"internal/backup":              {"sandbox", "internal/blob", "internal/store"},
 	"internal/storage":             {"sandbox", "internal/blob"},
+	"internal/portable":            {"sandbox", "internal/blob"},
 	"templates":                    {},
 	"docs":                         {},
 	"internal/blob":                {"sandbox"},

@@ -5,39 +5,42 @@ import "time"
 // Tenant is an isolated customer of the installation. Limits of 0 are the
 // server's default for MaxSandboxes, and none for the others.
 type Tenant struct {
-	ID           string    `json:"id"`
-	Slug         string    `json:"slug"`
-	Name         string    `json:"name"`
-	Plan         string    `json:"plan"`
-	MaxSandboxes int       `json:"max_sandboxes"`
-	MaxVCPUs     float64   `json:"max_vcpus"` // of all live sandboxes together
-	MaxMemoryMB  int64     `json:"max_memory_mb"`
-	MaxStorageMB int64     `json:"max_storage_mb"` // of all that are not destroyed
-	MaxKeys      int       `json:"max_keys"`
-	CreatedAt    time.Time `json:"created_at"`
+	ID             string    `json:"id"`
+	Slug           string    `json:"slug"`
+	Name           string    `json:"name"`
+	Plan           string    `json:"plan"`
+	MaxSandboxes   int       `json:"max_sandboxes"`
+	MaxVCPUs       float64   `json:"max_vcpus"` // of all live sandboxes together
+	MaxMemoryMB    int64     `json:"max_memory_mb"`
+	MaxStorageMB   int64     `json:"max_storage_mb"`   // of all that are not destroyed
+	MaxSnapshotsMB int64     `json:"max_snapshots_mb"` // on disk, of snapshots and paused sandboxes
+	MaxKeys        int       `json:"max_keys"`
+	CreatedAt      time.Time `json:"created_at"`
 }
 
 // CreateTenant is the body of POST /tenants.
 type CreateTenant struct {
-	Name         string  `json:"name,omitempty"`
-	Slug         string  `json:"slug,omitempty"`
-	Plan         string  `json:"plan,omitempty"`
-	MaxSandboxes int     `json:"max_sandboxes,omitempty"`
-	MaxVCPUs     float64 `json:"max_vcpus,omitempty"`
-	MaxMemoryMB  int64   `json:"max_memory_mb,omitempty"`
-	MaxStorageMB int64   `json:"max_storage_mb,omitempty"`
-	MaxKeys      int     `json:"max_keys,omitempty"`
+	Name           string  `json:"name,omitempty"`
+	Slug           string  `json:"slug,omitempty"`
+	Plan           string  `json:"plan,omitempty"`
+	MaxSandboxes   int     `json:"max_sandboxes,omitempty"`
+	MaxVCPUs       float64 `json:"max_vcpus,omitempty"`
+	MaxMemoryMB    int64   `json:"max_memory_mb,omitempty"`
+	MaxStorageMB   int64   `json:"max_storage_mb,omitempty"`
+	MaxSnapshotsMB int64   `json:"max_snapshots_mb,omitempty"`
+	MaxKeys        int     `json:"max_keys,omitempty"`
 }
 
 // ChangeTenant is the body of PATCH /tenants/{id}. What is nil stays as it is.
 type ChangeTenant struct {
-	Name         *string  `json:"name,omitempty"`
-	Plan         *string  `json:"plan,omitempty"`
-	MaxSandboxes *int     `json:"max_sandboxes,omitempty"`
-	MaxVCPUs     *float64 `json:"max_vcpus,omitempty"`
-	MaxMemoryMB  *int64   `json:"max_memory_mb,omitempty"`
-	MaxStorageMB *int64   `json:"max_storage_mb,omitempty"`
-	MaxKeys      *int     `json:"max_keys,omitempty"`
+	Name           *string  `json:"name,omitempty"`
+	Plan           *string  `json:"plan,omitempty"`
+	MaxSandboxes   *int     `json:"max_sandboxes,omitempty"`
+	MaxVCPUs       *float64 `json:"max_vcpus,omitempty"`
+	MaxMemoryMB    *int64   `json:"max_memory_mb,omitempty"`
+	MaxStorageMB   *int64   `json:"max_storage_mb,omitempty"`
+	MaxSnapshotsMB *int64   `json:"max_snapshots_mb,omitempty"`
+	MaxKeys        *int     `json:"max_keys,omitempty"`
 }
 
 // Key is an API key. Token and Key hold the secret, once, in the answer that

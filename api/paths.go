@@ -57,6 +57,9 @@ func FilePath(id, file string) string {
 	return SandboxPath(id, "files", url.PathEscape(strings.TrimPrefix(file, "/")))
 }
 
+// PathSnapshotImport makes a snapshot of a file that is not there yet.
+const PathSnapshotImport = PathSnapshots + "/import"
+
 // SnapshotPath returns the path, below Base, of a snapshot or of something of it.
 func SnapshotPath(id string, rest ...string) string {
 	p := PathSnapshots + "/" + url.PathEscape(id)

@@ -17,6 +17,9 @@ type CreateSnapshot struct {
 	Keep              bool   `json:"keep,omitempty"`               // it never expires
 	RetentionSeconds  int64  `json:"retention_seconds,omitempty"`  // since it was last used; 0: none
 	ExpirationSeconds int64  `json:"expiration_seconds,omitempty"` // from now; 0: never
+
+	// IdempotencyKey travels as a header. The Go client makes one when it is empty.
+	IdempotencyKey string `json:"-"`
 }
 
 // Snapshot is memory and files of a sandbox at one moment.
@@ -70,6 +73,9 @@ type ForkSandbox struct {
 	TimeoutSec          int64          `json:"timeout_sec,omitempty"`
 	Metadata            map[string]any `json:"metadata,omitempty"`
 	Count               int64          `json:"count,omitempty"` // 1 to 16
+
+	// IdempotencyKey travels as a header. The Go client makes one when it is empty.
+	IdempotencyKey string `json:"-"`
 }
 
 // DualSandbox is a sandbox with the words of computers beside its own, for

@@ -84,8 +84,12 @@ var calls = map[string]func(ctx context.Context, c *client.Client) error{
 	"listSnapshots": func(ctx context.Context, c *client.Client) error {
 		return failed(c.Snapshots(ctx, api.SnapshotFilter{SandboxID: sb}))
 	},
-	"getSnapshot":     func(ctx context.Context, c *client.Client) error { return failed(c.Snapshot(ctx, "s")) },
-	"deleteSnapshot":  func(ctx context.Context, c *client.Client) error { return failed(c.DeleteSnapshot(ctx, "s")) },
+	"getSnapshot":    func(ctx context.Context, c *client.Client) error { return failed(c.Snapshot(ctx, "s")) },
+	"deleteSnapshot": func(ctx context.Context, c *client.Client) error { return failed(c.DeleteSnapshot(ctx, "s")) },
+	"exportSnapshot": func(ctx context.Context, c *client.Client) error { return failed(c.ExportSnapshot(ctx, "s")) },
+	"importSnapshot": func(ctx context.Context, c *client.Client) error {
+		return failed(c.ImportSnapshot(ctx, "tnt_1", strings.NewReader("x")))
+	},
 	"restoreSnapshot": func(ctx context.Context, c *client.Client) error { return failed(c.Restore(ctx, "s")) },
 	"forkSandbox":     func(ctx context.Context, c *client.Client) error { return failed(c.Fork(ctx, sb, api.ForkSandbox{})) },
 	"forkSnapshot": func(ctx context.Context, c *client.Client) error {

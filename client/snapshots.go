@@ -17,7 +17,8 @@ func (c *Client) Pause(ctx context.Context, id string) (*api.Sandbox, error) {
 // TakeSnapshot keeps memory and files of a running sandbox, which goes on. It may
 // answer while the snapshot is still being taken: see WaitForSnapshot.
 func (c *Client) TakeSnapshot(ctx context.Context, id string, req api.CreateSnapshot) (*api.Snapshot, error) {
-	return fetch[api.Snapshot](ctx, c, post(api.SandboxPath(id, "snapshots"), req))
+	cl := post(api.SandboxPath(id, "snapshots"), req).again().headed(api.HeaderIdempotencyKey, keyOr(req.IdempotencyKey))
+	return fetch[api.Snapshot](ctx, c, cl)
 }
 
 // WaitForSnapshot returns a snapshot once it is no longer being taken or
@@ -78,7 +79,7 @@ func (c *Client) Fork(ctx context.Context, id string, req api.ForkSandbox) ([]ap
 	req.Count = max(req.Count, 1) // so that the answer is a list
 	out, err := fetch[struct {
 		Data []api.Sandbox `json:"data"`
-	}](ctx, c, post(path, req))
+	}](ctx, c, post(path, req).again().headed(api.HeaderIdempotencyKey, keyOr(req.IdempotencyKey)))
 	if err != nil {
 		return nil, err
 	}

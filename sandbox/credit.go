@@ -66,6 +66,7 @@ type TenantUse struct {
 	Sandboxes int64 // live
 	Kept      int64 // not destroyed
 	Keys      int64
+	Saved     int64 // bytes of snapshots and of what is paused
 	Resources // of the live ones; Disk of all that are kept
 }
 

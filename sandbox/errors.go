@@ -96,6 +96,7 @@ const (
 	CodeMemoryLost       = "MEMORY_LOST"   // event: it was booted with its files
 	CodeSnapshotNotReady = "SNAPSHOT_NOT_READY"
 	CodeSnapshotUnusable = "SNAPSHOT_UNUSABLE"
+	CodeInvalidSnapshot  = "INVALID_SNAPSHOT"
 )
 
 // Error is a classified error. Message and Details go to the user; the wrapped

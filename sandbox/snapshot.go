@@ -69,6 +69,8 @@ type SnapshotRequest struct {
 	Keep      bool
 	Retention time.Duration
 	Expires   time.Duration // from now; 0: never
+
+	Idempotency Idempotency // the same Key returns the snapshot it made
 }
 
 // ForkRequest asks for copies of a running sandbox, or of a snapshot.
@@ -79,4 +81,6 @@ type ForkRequest struct {
 	External External // empty fields: the parent's
 	Timeout  time.Duration
 	Metadata map[string]any // nil: the parent's
+
+	Idempotency Idempotency // the same Key returns the copies it made
 }

@@ -78,6 +78,19 @@ func (c *capacity) look() error {
 	return nil
 }
 
+// roomFor tells whether a disk has room for so many bytes, beside its reserve.
+func roomFor(look func() (measure, error), size int64) error {
+	full := sandbox.E(sandbox.Unavailable, sandbox.CodeHostFull, "the server has too little disk left for this")
+	disk, err := look()
+	if err != nil {
+		return full.Because(err)
+	}
+	if need := min(diskReserve, disk.all/100*diskPercent) + uint64(size); disk.free < need {
+		return full.Because(fmt.Errorf("%d of %d bytes are free, %d are needed", disk.free, disk.all, need))
+	}
+	return nil
+}
+
 func diskOf(dir string) (measure, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {

@@ -166,8 +166,10 @@ func copyOut(ctx context.Context, t *terminal, c *client.Client, id, remote, loc
 
 // writeWhole puts all of r at name, or leaves what was there. A target that is
 // no regular file (a pipe, the null device) is written as it is.
-func writeWhole(name string, r io.Reader) (err error) {
-	mode := os.FileMode(0o644)
+func writeWhole(name string, r io.Reader) error { return writeWholeAs(name, r, 0o644) }
+
+// writeWholeAs says who may read a file that was not there.
+func writeWholeAs(name string, r io.Reader, mode os.FileMode) (err error) {
 	if st, err := os.Stat(name); err == nil {
 		if !st.Mode().IsRegular() {
 			f, err := os.OpenFile(name, os.O_WRONLY, 0)

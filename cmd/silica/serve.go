@@ -140,7 +140,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 		Template: defaultTemplate, MaxSandboxes: c.MaxSandboxes, WarmPool: c.WarmPool, EmptySlots: c.EmptySlots,
 		MaxTimeout: c.MaxTimeout, ForbidAlwaysOn: !c.AllowAlwaysOn, CreateWait: max(c.CreateWait, 1), Nameservers: nameservers(c),
 		// The largest named size; sizes in numbers have narrower caps on their wire.
-		Max: sandbox.Resources{MilliCPU: 16 * sandbox.Core, Memory: 32768 * sandbox.MiB, Disk: 81920 * sandbox.MiB},
+		Max: largest,
 	}, supervisor.Deps{Store: rows, Templates: catalogue, Driver: driver, Events: events, Builds: catalogue, Capacity: newCapacity(c.Data), Kept: blobs, Observer: metrics, Log: log})
 	defer super.Close()
 
@@ -168,7 +168,7 @@ func runServe(ctx context.Context, c Config) (err error) {
 		Version: version, DefaultTemplate: defaultTemplate, PublicURL: c.PublicURL, RateLimit: c.RateLimit,
 		MaxSandboxes: c.MaxSandboxes, Prices: c.prices(),
 	}, server.Deps{
-		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Snapshots: super, Storage: storage.Ledger{Rows: rows, Blobs: blobs}, Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows,
+		Sandboxes: tracedSandboxes{super, tracing.Tracer()}, Snapshots: super, Storage: storage.Ledger{Rows: rows, Blobs: blobs}, Parcels: newCarrier(c, rows, blobs), Registry: metrics.Registry, Tracer: tracing.Tracer(), Events: events, Accounts: rows,
 		Directory: rows, Books: rows, Audit: rows, Templates: catalogue, Log: log,
 		Ready: func(context.Context) error { return readiness(ready, build) },
 		Nodes: nodes,

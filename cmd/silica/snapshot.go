@@ -90,6 +90,7 @@ func newFork(t *terminal, aim func(name string, req *api.ForkSandbox) (sandbox s
 	f.StringVar(&req.ExternalUserID, "external-user", "", "your own id of the end user (default the parent's)")
 	f.StringVar(&req.ExternalWorkspaceID, "external-workspace", "", "your own id of the customer (default the parent's)")
 	f.StringVar(&req.ExternalProjectID, "external-project", "", "your own id of the project (default the parent's)")
+	f.StringVar(&req.IdempotencyKey, "idempotency-key", "", "the same key within 24 hours returns the same copies")
 	f.BoolVar(&noWait, "no-wait", false, "do not wait until they are ready")
 	f.BoolVarP(&quiet, "quiet", "q", false, "print only ids")
 	return c
@@ -102,7 +103,7 @@ func newSnapshot(t *terminal) *cobra.Command {
 	})
 	fork.Use, fork.Short = "fork SNAPSHOT", "Make sandboxes of a snapshot"
 	g := group("snapshot", "Keep sandboxes as they are at a moment; go back, and branch",
-		newSnapshotCreate(t), newSnapshotLs(t), newSnapshotGet(t), newSnapshotRestore(t), fork, newSnapshotRm(t))
+		newSnapshotCreate(t), newSnapshotLs(t), newSnapshotGet(t), newSnapshotRestore(t), fork, newSnapshotExport(t), newSnapshotImport(t), newSnapshotRm(t))
 	g.Aliases = []string{"snapshots", "checkpoint"}
 	return g
 }
@@ -149,6 +150,7 @@ func newSnapshotCreate(t *terminal) *cobra.Command {
 	f.BoolVar(&req.Keep, "keep", false, "it never expires")
 	f.DurationVar(&retention, "retention", 0, "delete it so long after it was last used (default never)")
 	f.DurationVar(&expires, "expires", 0, "delete it so long from now (default never)")
+	f.StringVar(&req.IdempotencyKey, "idempotency-key", "", "the same key within 24 hours returns the same snapshot")
 	f.BoolVarP(&quiet, "quiet", "q", false, "print only the id")
 	return c
 }

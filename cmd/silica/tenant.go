@@ -51,6 +51,7 @@ func bindLimits(f *pflag.FlagSet, req *api.CreateTenant) {
 	f.Float64Var(&req.MaxVCPUs, "max-vcpus", 0, "cores of all live sandboxes together (0: no limit)")
 	f.Int64Var(&req.MaxMemoryMB, "max-memory", 0, "MiB of memory of all live sandboxes together (0: no limit)")
 	f.Int64Var(&req.MaxStorageMB, "max-storage", 0, "MiB of disk of all sandboxes that are not destroyed (0: no limit)")
+	f.Int64Var(&req.MaxSnapshotsMB, "max-snapshots", 0, "MiB on disk of snapshots and paused sandboxes (0: no limit)")
 	f.IntVar(&req.MaxKeys, "max-keys", 0, "API keys (0: no limit)")
 }
 
@@ -67,7 +68,8 @@ func newTenantUpdate(t *terminal) *cobra.Command {
 		changes := []bool{
 			set(f, "name", &req.Name, &to.Name), set(f, "plan", &req.Plan, &to.Plan), set(f, "max-sandboxes", &req.MaxSandboxes, &to.MaxSandboxes),
 			set(f, "max-vcpus", &req.MaxVCPUs, &to.MaxVCPUs), set(f, "max-memory", &req.MaxMemoryMB, &to.MaxMemoryMB),
-			set(f, "max-storage", &req.MaxStorageMB, &to.MaxStorageMB), set(f, "max-keys", &req.MaxKeys, &to.MaxKeys),
+			set(f, "max-storage", &req.MaxStorageMB, &to.MaxStorageMB), set(f, "max-snapshots", &req.MaxSnapshotsMB, &to.MaxSnapshotsMB),
+			set(f, "max-keys", &req.MaxKeys, &to.MaxKeys),
 		}
 		if !anyOf(changes) {
 			return usageError{errors.New("say what to change; \"" + cmd.CommandPath() + " --help\" lists what can be")}
@@ -136,7 +138,8 @@ func newTenantGet(t *terminal) *cobra.Command {
 func describeTenant(w io.Writer, x *api.Tenant) {
 	fields(w, [][2]string{{"id", x.ID}, {"slug", x.Slug}, {"name", x.Name}, {"plan", x.Plan},
 		{"sandboxes", limit(int64(x.MaxSandboxes), "default")}, {"vcpus", strconv.FormatFloat(x.MaxVCPUs, 'g', -1, 64)},
-		{"memory", limit(x.MaxMemoryMB, "no limit")}, {"storage", limit(x.MaxStorageMB, "no limit")}, {"keys", limit(int64(x.MaxKeys), "no limit")},
+		{"memory", limit(x.MaxMemoryMB, "no limit")}, {"storage", limit(x.MaxStorageMB, "no limit")},
+		{"snapshots", limit(x.MaxSnapshotsMB, "no limit")}, {"keys", limit(int64(x.MaxKeys), "no limit")},
 		{"created", when(&x.CreatedAt)}})
 }
 

@@ -143,25 +143,45 @@ func (l *Local) TempDir(context.Context) (string, error) {
 }
 
 // Put implements [Store]. dir is removed on failure, too.
-func (l *Local) Put(ctx context.Context, dir string) (_ sandbox.Ref, err error) {
+func (l *Local) Put(ctx context.Context, dir string) (sandbox.Ref, error) {
+	ref, err := l.Seal(ctx, dir)
+	if err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	if err := l.Publish(ctx, dir, ref); err != nil {
+		return "", err
+	}
+	return ref, nil
+}
+
+// Seal is the first half of Put: everything in dir is durable, and has a name, under
+// which it is not found yet.
+func (l *Local) Seal(ctx context.Context, dir string) (sandbox.Ref, error) {
+	manifest, err := seal(ctx, dir)
+	if err != nil {
+		return "", fmt.Errorf("put: %w", full(err))
+	}
+	return refOf(manifest), nil
+}
+
+// Publish is the second half, for the name that Seal returned.
+func (l *Local) Publish(ctx context.Context, dir string, ref sandbox.Ref) (err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(full(err), os.RemoveAll(dir))
 		}
 	}()
-	manifest, err := seal(ctx, dir)
+	path, err := l.path(ref)
 	if err != nil {
-		return "", fmt.Errorf("put: %w", err)
+		return err
 	}
-	ref := refOf(manifest)
-	path, _ := l.path(ref)
 	for {
 		err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
 		if err == nil {
-			return ref, syncFolder(l.dir)
+			return syncFolder(l.dir)
 		}
 		if !errors.Is(err, syscall.EEXIST) {
-			return "", fmt.Errorf("put %s: %w", ref, err)
+			return fmt.Errorf("put %s: %w", ref, err)
 		}
 		// Believing a damaged artifact would make it impossible to repair:
 		// building again gives the same name.
@@ -173,9 +193,9 @@ func (l *Local) Put(ctx context.Context, dir string) (_ sandbox.Ref, err error) 
 			err = l.replace(dir, path)
 		}
 		if err != nil {
-			return "", fmt.Errorf("put %s: %w", ref, err)
+			return fmt.Errorf("put %s: %w", ref, err)
 		}
-		return ref, os.RemoveAll(dir)
+		return os.RemoveAll(dir)
 	}
 }
 
@@ -443,6 +463,9 @@ func syncPath(path string) error {
 
 // syncFolder makes the names in a folder durable.
 func syncFolder(path string) error { return syncPath(path) }
+
+// Full classifies an error of who writes to a folder of [Store.TempDir].
+func Full(err error) error { return full(err) }
 
 // full classifies an error of a file system without room.
 func full(err error) error {

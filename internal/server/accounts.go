@@ -11,7 +11,7 @@ func wireTenant(t sandbox.Tenant) api.Tenant {
 	return api.Tenant{
 		ID: string(t.ID), Slug: t.Slug, Name: t.Name, Plan: t.Plan, MaxSandboxes: t.MaxSandboxes, MaxKeys: t.MaxKeys,
 		MaxVCPUs: float64(t.Limits.MilliCPU) / float64(sandbox.Core), MaxMemoryMB: t.Limits.Memory / sandbox.MiB,
-		MaxStorageMB: t.Limits.Disk / sandbox.MiB, CreatedAt: t.CreatedAt.UTC(),
+		MaxStorageMB: t.Limits.Disk / sandbox.MiB, MaxSnapshotsMB: t.MaxSaved / sandbox.MiB, CreatedAt: t.CreatedAt.UTC(),
 	}
 }
 
@@ -40,6 +40,9 @@ func (f *fields) tenant(t *sandbox.Tenant) {
 	}
 	if n, ok := f.integer(0, 1<<40, "max_storage_mb"); ok {
 		t.Limits.Disk = n * sandbox.MiB
+	}
+	if n, ok := f.integer(0, 1<<40, "max_snapshots_mb"); ok {
+		t.MaxSaved = n * sandbox.MiB
 	}
 }
 

@@ -102,11 +102,11 @@ func (s *Server) getPlan(w http.ResponseWriter, r *http.Request, c sandbox.Calle
 		TenantID: string(t.ID), Plan: t.Plan, Name: t.Name,
 		Limits: map[string]int64{
 			"max_sandboxes": int64(most), "max_vcpus": t.Limits.MilliCPU / sandbox.Core, "max_memory_mb": t.Limits.Memory / sandbox.MiB,
-			"max_storage_mb": t.Limits.Disk / sandbox.MiB, "max_api_keys": int64(t.MaxKeys), "requests_per_minute": int64(s.cfg.RateLimit),
+			"max_storage_mb": t.Limits.Disk / sandbox.MiB, "max_snapshots_mb": t.MaxSaved / sandbox.MiB, "max_api_keys": int64(t.MaxKeys), "requests_per_minute": int64(s.cfg.RateLimit),
 		},
 		Usage: map[string]int64{
 			"sandboxes": has.Sandboxes, "sandboxes_kept": has.Kept, "vcpus": (has.MilliCPU + sandbox.Core - 1) / sandbox.Core,
-			"memory_mb": has.Memory / sandbox.MiB, "storage_mb": has.Disk / sandbox.MiB, "api_keys": has.Keys,
+			"memory_mb": has.Memory / sandbox.MiB, "storage_mb": has.Disk / sandbox.MiB, "snapshots_mb": has.Saved / sandbox.MiB, "api_keys": has.Keys,
 		},
 	})
 	return nil

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"silica.dev/silica/api"
 	"silica.dev/silica/sandbox"
@@ -59,6 +60,9 @@ func (f *fields) idempotency(r *http.Request, req any) sandbox.Idempotency {
 	key := r.Header.Get(api.HeaderIdempotencyKey)
 	if len(key) > maxIdempotent {
 		f.reject(api.HeaderIdempotencyKey, "must not be longer than %d bytes", maxIdempotent)
+	}
+	if !utf8.ValidString(key) { // no text to a database
+		f.reject(api.HeaderIdempotencyKey, "must be UTF-8")
 	}
 	if key == "" || f.err != nil {
 		return sandbox.Idempotency{}

@@ -992,7 +992,7 @@ func serveWorld(t *testing.T, cfg Config) (*world, *Server, string) {
 func serveWorldWith(t *testing.T, cfg Config, change func(*Deps)) (*world, *Server, string) {
 	t.Helper()
 	w := newWorld(t)
-	deps := Deps{Sandboxes: w, Snapshots: w, Storage: fakeStorage{}, Events: w, Accounts: w, Templates: w.catalogue(t), Directory: w.rows, Books: w.rows, Audit: w.rows}
+	deps := Deps{Sandboxes: w, Snapshots: w, Storage: fakeStorage{}, Parcels: fakeParcels{w}, Events: w, Accounts: w, Templates: w.catalogue(t), Directory: w.rows, Books: w.rows, Audit: w.rows}
 	change(&deps)
 	s := New(cfg, deps)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -95,6 +95,7 @@ func (s *Server) routes() []route {
 		s.computeRoutes(),
 		s.catalogueRoutes(),
 		s.storageRoutes(),
+		s.parcelRoutes(),
 		s.accountRoutes(),
 		s.directoryRoutes(),
 		s.bookRoutes(),

@@ -10,6 +10,9 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
+// errOtherRequest is also for an idempotency key of somebody who sees more.
+var errOtherRequest = sandbox.E(sandbox.Conflict, sandbox.CodeIdempotency, "this idempotency key was used for a different request")
+
 // create makes the sandbox that a request asks for, or finds the one it made.
 func (s *Server) create(r *http.Request, c sandbox.Caller) (sandbox.Sandbox, error) {
 	req, err := s.parseCreate(r)
@@ -17,8 +20,8 @@ func (s *Server) create(r *http.Request, c sandbox.Caller) (sandbox.Sandbox, err
 		return sandbox.Sandbox{}, err
 	}
 	sb, err := s.deps.Sandboxes.Create(r.Context(), c, req)
-	if err == nil && !c.Sees(sb.Workspace) { // an idempotency key of somebody who sees more
-		err = sandbox.E(sandbox.Conflict, sandbox.CodeIdempotency, "this idempotency key was used for a different request")
+	if err == nil && !c.Sees(sb.Workspace) {
+		err = errOtherRequest
 	}
 	return sb, err
 }

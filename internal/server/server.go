@@ -97,6 +97,7 @@ type Deps struct {
 	Sandboxes Sandboxes
 	Snapshots Snapshots
 	Storage   Storage
+	Parcels   Parcels
 	Events    Events
 	Accounts  Accounts
 	Directory Directory

@@ -114,7 +114,14 @@ func parseSnapshot(r *http.Request) (req sandbox.SnapshotRequest, err error) {
 	default:
 		req.Expires = *expires
 	}
+	req.Idempotency = f.idempotency(r, asked{"snapshot", param(r, "id"), req})
 	return req, f.err
+}
+
+// asked is what an idempotency key stands for, beside the body: of whom.
+type asked struct {
+	What, Of string
+	Request  any
 }
 
 func (s *Server) takeSnapshot(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
@@ -123,6 +130,9 @@ func (s *Server) takeSnapshot(w http.ResponseWriter, r *http.Request, c sandbox.
 		return err
 	}
 	snap, err := s.deps.Snapshots.TakeSnapshot(context.WithoutCancel(r.Context()), c, param(r, "id"), req)
+	if err == nil && !c.Sees(snap.Workspace) {
+		err = errOtherRequest
+	}
 	if err != nil {
 		return err
 	}
@@ -239,6 +249,7 @@ func parseFork(r *http.Request) (req sandbox.ForkRequest, counted bool, err erro
 	req.Metadata = f.object("metadata", maxMetadata)
 	n, counted := f.integer(1, maxCopies, "count")
 	req.Count = int(max(n, 1))
+	req.Idempotency = f.idempotency(r, asked{"fork", param(r, "id"), req})
 	return req, counted, f.err
 }
 
@@ -250,13 +261,10 @@ func (s *Server) forkSandbox(w http.ResponseWriter, r *http.Request, c sandbox.C
 	if err != nil {
 		return err
 	}
-	ctx := context.WithoutCancel(r.Context())
-	if req.Snapshot != "" {
-		if _, err := s.visible(ctx, c, req.Snapshot); err != nil {
-			return err
-		}
+	copies, err := s.deps.Snapshots.Fork(context.WithoutCancel(r.Context()), c, param(r, "id"), req)
+	if err == nil && !c.Sees(copies[0].Workspace) {
+		err = errOtherRequest
 	}
-	copies, err := s.deps.Snapshots.Fork(ctx, c, param(r, "id"), req)
 	if err != nil {
 		return err
 	}

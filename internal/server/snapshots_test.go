@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"silica.dev/silica/api"
 	"silica.dev/silica/sandbox"
 )
 
@@ -67,6 +68,38 @@ func TestSnapshotsOnTheWire(t *testing.T) {
 	request(t, "GET", v1+"/snapshots?status=red", "").want(t, 422, "VALIDATION_ERROR")
 }
 
+// "Idempotency-Key: same key within 24 h returns the existing" one; a client that
+// repeats by itself makes a key. Another body, or another sandbox, is another request.
+func TestSnapshotsAndForksCarryTheirKeys(t *testing.T) {
+	w, _, base := serveWorld(t, Config{})
+	id, other := create(t, base, `{}`), create(t, base, `{}`)
+	v1, key := base+"/api/v1/sandboxes/", []string{"Idempotency-Key", "k"}
+	for _, to := range []string{id, id, other} {
+		request(t, "POST", v1+to+"/snapshots", `{"comment":"c"}`, key...).want(t, 201, "")
+		request(t, "POST", v1+to+"/fork", `{"count":2}`, key...).want(t, 201, "")
+	}
+	var digests [][32]byte
+	for i := range 3 {
+		if w.snapped[i].Idempotency.Key != "k" || w.forked[i].Idempotency.Key != "k" {
+			t.Errorf("keys %q and %q", w.snapped[i].Idempotency.Key, w.forked[i].Idempotency.Key)
+		}
+		digests = append(digests, w.snapped[i].Idempotency.Digest, w.forked[i].Idempotency.Digest)
+	}
+	if digests[0] != digests[2] || digests[1] != digests[3] || digests[0] == digests[4] || digests[1] == digests[5] || digests[0] == digests[1] {
+		t.Errorf("digests %x", digests)
+	}
+	request(t, "POST", v1+id+"/fork", `{}`, "Idempotency-Key", "\xff").want(t, 422, "VALIDATION_ERROR")
+
+	c := connectClient(t, base+"/api/v1/", keyA)
+	snap, err := c.TakeSnapshot(t.Context(), id, api.CreateSnapshot{})
+	if err == nil {
+		_, err = c.Fork(t.Context(), "", api.ForkSandbox{SnapshotID: snap.ID})
+	}
+	if err != nil || w.snapped[3].Idempotency.Key == "" || w.forked[3].Idempotency.Key == "" {
+		t.Errorf("the client's keys: %+v, %+v, %v", w.snapped[3], w.forked[3], err)
+	}
+}
+
 // "Fork of a destroyed or foreign sandbox", a snapshot of another sandbox's or
 // another's: not found, and nothing done.
 func TestForeignSnapshots(t *testing.T) {
@@ -125,7 +158,7 @@ func TestForkOnTheWire(t *testing.T) {
 	if err := json.Unmarshal(a.raw, &h); err != nil || h.Metadata["k"] != `{"deep":true}` {
 		t.Errorf("%+v: %v", h, err)
 	}
-	if got := w.forked[0]; got.Count != 1 || got.Name != "copy" || got.External.User != "u" || got.Timeout != time.Minute {
+	if got := w.forked[0]; got.Count != 1 || got.Name != "copy" || got.External.User != "u" || got.Timeout != time.Minute || got.Idempotency.Key != "k" {
 		t.Errorf("asked for %+v", got)
 	}
 	// Our own extension: count.
@@ -206,6 +239,36 @@ func TestSnapshotEvents(t *testing.T) {
 	if got := strings.Join(types, " "); got != "restoring ready" {
 		t.Errorf("events of a restore %q", got)
 	}
+}
+
+// "Export and import of a snapshot as one file, for moving to another machine."
+func TestParcelsOnTheWire(t *testing.T) {
+	w, _, base := serveWorld(t, Config{})
+	v1, operator := base+"/api/v1/snapshots", []string{"Authorization", "Bearer " + keyAdmin}
+	id := create(t, base, `{}`)
+	sid := request(t, "POST", base+"/api/v1/sandboxes/"+id+"/snapshots", "").body["id"].(string)
+	a := request(t, "GET", v1+"/"+sid+"/export", "")
+	if a.status != 200 || string(a.raw) != "parcel "+sid || a.header.Get("Content-Type") != "application/octet-stream" || !strings.Contains(a.header.Get("Content-Disposition"), sid) {
+		t.Errorf("%d %q %v", a.status, a.raw, a.header)
+	}
+	// Another tenant's, and one that never was; and keys that may not.
+	request(t, "GET", v1+"/"+sid+"/export", "", "Authorization", "Bearer "+keyB).want(t, 404, "NOT_FOUND")
+	request(t, "GET", v1+"/snap_none/export", "").want(t, 404, "NOT_FOUND")
+	request(t, "POST", v1+"/import", string(a.raw)).want(t, 403, "FORBIDDEN")
+	w.changeCaller(keyA, func(c *sandbox.Caller) { c.Scopes = sandbox.ScopesOf(sandboxesRead) })
+	request(t, "GET", v1+"/"+sid+"/export", "").want(t, 403, "insufficient_scope")
+	w.changeCaller(keyA, func(c *sandbox.Caller) { c.Scopes = sandbox.AllScopes })
+
+	b := request(t, "POST", v1+"/import?tenant_id=tnt_b", string(a.raw), operator...)
+	if b.status != 201 || b.body["status"] != "ready" || b.body["sandbox_id"] != "" || b.header.Get("Location") != "/api/v1/snapshots/"+b.body["id"].(string) {
+		t.Fatalf("%d %s", b.status, b.raw)
+	}
+	imported := b.body["id"].(string)
+	request(t, "GET", v1+"/"+imported, "").want(t, 404, "NOT_FOUND")
+	request(t, "GET", v1+"/"+imported, "", "Authorization", "Bearer "+keyB).want(t, 200, "")
+	request(t, "POST", v1+"/import", "hello", operator...).want(t, 400, "INVALID_SNAPSHOT")
+	w.finish(sandbox.SnapshotCreating, "")
+	request(t, "GET", v1+"/"+sid+"/export", "").want(t, 409, "SNAPSHOT_NOT_READY")
 }
 
 // "`silica storage ls|gc` shows who holds what": to operators.

@@ -24,8 +24,7 @@ func CopySQLite(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// Artifacts returns the refs that the rows of a database name: images,
-// snapshots and kept files. cfg names the database as for Open; nothing in it is
+// Artifacts returns the refs that the rows of a database name. cfg names the database as for Open; nothing in it is
 // changed.
 func Artifacts(ctx context.Context, cfg Config) (refs []sandbox.Ref, err error) {
 	driver, dsn := "sqlite", sqliteDSN(cfg.Path, "mode", "rw", "_query_only", "on")
@@ -37,11 +36,7 @@ func Artifacts(ctx context.Context, cfg Config) (refs []sandbox.Ref, err error) 
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	rows, err := db.QueryContext(ctx, `select r.image from templates t join revisions r on r.node = t.node and r.template = t.id
-			and r.revision = t.revision where t.deleted_at = 0 and r.image <> '' union select ref from seeds where ref <> ''
-		union select files from sandboxes where files <> '' union select memory_ref from sandboxes where memory_ref <> ''
-		union select base from sandboxes where (files <> '' or memory_ref <> '') and base <> ''
-		union select ref from (`+snapshotRefs+`) as refs where ref <> ''`)
+	rows, err := db.QueryContext(ctx, heldRefs, holdingArgs...)
 	if err != nil {
 		return nil, fmt.Errorf("list artifacts: %w", err)
 	}

@@ -7,6 +7,24 @@ import (
 	"silica.dev/silica/sandbox"
 )
 
+// What was kept of a sandbox is looked for at every resume, among all rows there are.
+func TestReferencesAreFoundByIndexes(t *testing.T) {
+	s := openSQLite(t)
+	plan, err := queryList(t.Context(), s, "explain", func(row scanner) (step string, err error) {
+		var id, parent, unused int
+		err = row.Scan(&id, &parent, &unused, &step)
+		return step, err
+	}, `explain query plan `+momentRefs, "sha256:x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range plan {
+		if step == "SCAN sandboxes" || step == "SCAN snapshots" {
+			t.Errorf("every row is read: %q", plan)
+		}
+	}
+}
+
 // "snapshots, paused sandboxes, images and build layers form one reference graph;
 // … nothing referenced ever is" collected: whatever is kept elsewhere is held here.
 func TestHoldersAreAllThatIsKept(t *testing.T) {

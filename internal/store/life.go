@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"silica.dev/silica/internal/event"
@@ -129,35 +128,4 @@ func (s *Store) Row(ctx context.Context, id sandbox.ID) (sandbox.Sandbox, error)
 		return sandbox.Sandbox{}, noSandbox
 	}
 	return sb, wrap(err, "read sandbox")
-}
-
-// Kept lists the artifacts that sandboxes and snapshots need: what was kept of
-// those, and the root file systems under them and under all sandboxes that live.
-func (s *Store) Kept(ctx context.Context) ([]sandbox.Ref, error) {
-	refs, err := queryList(ctx, s, "list kept artifacts", scanRef,
-		`select base from sandboxes where files <> '' or memory_ref <> '' or freed = $1 or state = $2
-		union select files from sandboxes where files <> ''
-		union select memory_ref from sandboxes where memory_ref <> ''
-		union `+snapshotRefs, false, string(sandbox.Paused))
-	return slices.DeleteFunc(refs, func(ref sandbox.Ref) bool { return ref == "" }), err
-}
-
-// snapshotRefs lists what snapshots need.
-const snapshotRefs = `select base as ref from snapshots union select files from snapshots union select memory from snapshots`
-
-func scanRef(row scanner) (ref sandbox.Ref, err error) {
-	err = row.Scan(&ref)
-	return ref, err
-}
-
-// Referenced tells whether a row names an artifact that was kept of a sandbox. One
-// that no row names is named by none ever again: whoever takes over a reference
-// reads it, in the same transaction, from a row that has it.
-func (s *Store) Referenced(ctx context.Context, ref sandbox.Ref) (bool, error) {
-	var n int
-	err := s.read.QueryRowContext(ctx, `select
-		(select count(*) from sandboxes where files <> '' and files = $1) + (select count(*) from sandboxes where memory_ref <> '' and memory_ref = $1) +
-		(select count(*) from snapshots where files <> '' and files = $1) + (select count(*) from snapshots where memory <> '' and memory = $1)`,
-		string(ref)).Scan(&n)
-	return n > 0, wrap(err, "look for references")
 }

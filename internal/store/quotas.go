@@ -118,6 +118,10 @@ func (s *Store) Use(ctx context.Context, tenant sandbox.TenantID) (sandbox.Tenan
 	if err != nil {
 		return u, wrap(err, "use of a tenant")
 	}
+	var most int64
+	if err := s.read.QueryRowContext(ctx, saved, string(tenant), string(sandbox.Paused)).Scan(&most, &u.Saved); err != nil && !none(err) {
+		return u, wrap(err, "saved by a tenant")
+	}
 	err = s.read.QueryRowContext(ctx, `select count(*) from api_keys where tenant = $1 and type <> $2`, string(tenant), string(sandbox.ScopedKey)).Scan(&u.Keys)
 	return u, wrap(err, "count keys")
 }

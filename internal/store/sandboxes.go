@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -11,9 +10,6 @@ import (
 	"silica.dev/silica/internal/event"
 	"silica.dev/silica/sandbox"
 )
-
-// keepIdempotency is how long a repeated create is recognised.
-const keepIdempotency = 24 * time.Hour
 
 var (
 	noSandbox = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "sandbox not found")
@@ -58,11 +54,8 @@ func (s *Store) Create(ctx context.Context, sb sandbox.Sandbox, req sandbox.Crea
 			}
 		}
 		fresh = true
-		if k := req.Idempotency; k.Key != "" {
-			if _, err := t.exec(`insert into idempotency (tenant, name, digest, sandbox, created_at) values ($1, $2, $3, $4, $5)`,
-				string(sb.Tenant), k.Key, hex.EncodeToString(k.Digest[:]), string(got.ID), micros(sb.CreatedAt)); err != nil {
-				return err
-			}
+		if err := t.remember(sb.Tenant, req.Idempotency, sb.CreatedAt, string(got.ID)); err != nil {
+			return err
 		}
 		from := sandbox.State("")
 		if got.State == sandbox.Running {
@@ -71,35 +64,6 @@ func (s *Store) Create(ctx context.Context, sb sandbox.Sandbox, req sandbox.Crea
 		return t.record(stateChanged(got, from))
 	})
 	return got, fresh, err
-}
-
-// repeated finds the sandbox of an earlier request with the same key.
-func (t *tx) repeated(sb sandbox.Sandbox, k sandbox.Idempotency) (sandbox.Sandbox, error) {
-	if k.Key == "" {
-		return sandbox.Sandbox{}, nil
-	}
-	var digest, id string
-	var at int64
-	err := t.row(`select digest, sandbox, created_at from idempotency where tenant = $1 and name = $2`,
-		string(sb.Tenant), k.Key).Scan(&digest, &id, &at)
-	if none(err) {
-		return sandbox.Sandbox{}, nil
-	}
-	if err != nil {
-		return sandbox.Sandbox{}, err
-	}
-	if sb.CreatedAt.Sub(fromMicros(at)) < keepIdempotency {
-		if digest != hex.EncodeToString(k.Digest[:]) {
-			return sandbox.Sandbox{}, sandbox.E(sandbox.Conflict, sandbox.CodeIdempotency,
-				"this idempotency key was used for a different request")
-		}
-		old, err := scan(t.row(selectSandbox+`where id = $1 and tenant = $2`, id, string(sb.Tenant)))
-		if !none(err) {
-			return old, err
-		}
-	}
-	_, err = t.exec(`delete from idempotency where tenant = $1 and name = $2`, string(sb.Tenant), k.Key)
-	return sandbox.Sandbox{}, err
 }
 
 // claim gives a warm member that fits sb to sb's tenant. The zero Sandbox says

@@ -80,10 +80,19 @@ func scanSnapshot(row scanner) (n sandbox.Snapshot, err error) {
 
 // AddSnapshot begins a snapshot of a sandbox, and fills in what is of the sandbox.
 // Of one that is paused it is ready at once: it has the same files and memory.
-// QUOTA_EXCEEDED when the tenant's room for what is saved is used up.
-func (s *Store) AddSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbox.Snapshot, err error) {
+// QUOTA_EXCEEDED when the tenant's room for what is saved is used up. It recognises
+// a repeated request (fresh is false).
+func (s *Store) AddSnapshot(ctx context.Context, n sandbox.Snapshot, k sandbox.Idempotency) (got sandbox.Snapshot, fresh bool, err error) {
 	err = s.do(ctx, "begin snapshot", func(t *tx) error {
+		fresh = false
 		if err := t.lockTenant(n.Tenant); err != nil {
+			return err
+		}
+		ids, err := t.made(n.Tenant, k, n.CreatedAt)
+		if err != nil {
+			return err
+		}
+		if got, err = snapshotMade(t.row, n.Tenant, ids); err != nil || got.ID != "" {
 			return err
 		}
 		if !n.Passing {
@@ -114,10 +123,14 @@ func (s *Store) AddSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbo
 		if err := t.addSnapshot(row); err != nil {
 			return err
 		}
+		if err := t.remember(n.Tenant, k, n.CreatedAt, n.ID); err != nil {
+			return err
+		}
+		fresh = true
 		got, err = scanSnapshot(t.row(selectSnapshot+`where id = $1`, n.ID))
 		return err
 	})
-	return got, err
+	return got, fresh, err
 }
 
 // saved is what a tenant may have saved, and what it has, in bytes.
@@ -147,6 +160,39 @@ func (s *Store) RoomToSave(ctx context.Context, tenant sandbox.TenantID) error {
 		return err
 	}
 	return wrap(err, "look for room")
+}
+
+// RoomToImport tells whether a tenant may save so many bytes more.
+func (s *Store) RoomToImport(ctx context.Context, tenant sandbox.TenantID, size int64) error {
+	err := withinSaved(s.read.QueryRowContext(ctx, saved, string(tenant), string(sandbox.Paused)), size)
+	if none(err) {
+		return noTenant
+	}
+	return wrap(err, "look for room")
+}
+
+// ImportSnapshot adds a snapshot of no sandbox of ours, whose artifacts are there, to
+// the tenant's first workspace. QUOTA_EXCEEDED as for AddSnapshot.
+func (s *Store) ImportSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbox.Snapshot, err error) {
+	err = s.do(ctx, "import snapshot", func(t *tx) error {
+		if err := t.lockTenant(n.Tenant); err != nil {
+			return err
+		}
+		if err := t.roomToSave(n.Tenant, n.Size); err != nil {
+			return err
+		}
+		row := n
+		row.Sandbox, row.Node = "", t.node
+		if row.Workspace, row.Parent.Project, err = t.place(n.Tenant, sandbox.Place{}, sandbox.Place{}, n.CreatedAt); err != nil {
+			return err
+		}
+		if err := t.addSnapshot(row); err != nil {
+			return err
+		}
+		got, err = scanSnapshot(t.row(selectSnapshot+`where id = $1`, n.ID))
+		return err
+	})
+	return got, err
 }
 
 // EndSnapshot makes a snapshot that is being taken ready, or failed when it has a
@@ -282,18 +328,29 @@ func (t *tx) useSnapshot(tenant sandbox.TenantID, id string) (sandbox.Snapshot, 
 	return n, err
 }
 
-// Fork admits copies of a snapshot: all of them or none. It fills in what is the
-// snapshot's, and a passing one is gone with it. limit is as for Create.
-func (s *Store) Fork(ctx context.Context, tenant sandbox.TenantID, snapshot string, copies []sandbox.Sandbox, limit int) (got []sandbox.Sandbox, err error) {
+// Fork admits copies of the snapshot that req names: all of them or none. It fills
+// in what is the snapshot's, and a passing one is gone with it. It recognises a
+// repeated request (fresh is false), and then leaves the snapshot alone. limit is
+// as for Create.
+func (s *Store) Fork(ctx context.Context, tenant sandbox.TenantID, req sandbox.ForkRequest, copies []sandbox.Sandbox, limit int) (got []sandbox.Sandbox, fresh bool, err error) {
 	err = s.do(ctx, "fork", func(t *tx) error {
-		got = nil
+		got, fresh = nil, false
 		if err := t.lockTenant(tenant); err != nil {
 			return err
 		}
-		n, err := t.useSnapshot(tenant, snapshot)
+		at := rowTime()
+		ids, err := t.made(tenant, req.Idempotency, at)
 		if err != nil {
 			return err
 		}
+		if got, err = sandboxesOf(t.row, tenant, ids); err != nil || len(got) > 0 {
+			return err
+		}
+		n, err := t.useSnapshot(tenant, req.Snapshot)
+		if err != nil {
+			return err
+		}
+		ids = nil
 		for _, sb := range copies {
 			sb.Tenant, sb.Workspace, sb.Project, sb.Spec, sb.Node = n.Tenant, n.Workspace, n.Parent.Project, n.Spec, n.Node
 			sb.Base, sb.Memory, sb.Files, sb.State = n.Base, n.Memory, n.Files, sandbox.Provisioning
@@ -306,14 +363,18 @@ func (s *Store) Fork(ctx context.Context, tenant sandbox.TenantID, snapshot stri
 			if err := t.record(stateChanged(sb, "")); err != nil {
 				return err
 			}
-			got = append(got, sb)
+			got, ids = append(got, sb), append(ids, string(sb.ID))
 		}
+		if err := t.remember(tenant, req.Idempotency, at, ids...); err != nil {
+			return err
+		}
+		fresh = true
 		if n.Passing {
-			_, err = t.exec(`delete from snapshots where id = $1`, snapshot)
+			_, err = t.exec(`delete from snapshots where id = $1`, n.ID)
 		}
 		return err
 	})
-	return got, err
+	return got, fresh, err
 }
 
 // errTried takes back what was only tried.

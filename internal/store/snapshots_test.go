@@ -31,9 +31,9 @@ func runs(t *testing.T, s *Store, tenant sandbox.TenantID) sandbox.Sandbox {
 func begin(t *testing.T, s *Store, sb sandbox.Sandbox) sandbox.Snapshot {
 	t.Helper()
 	at := rowTime()
-	n, err := s.AddSnapshot(t.Context(), sandbox.Snapshot{
+	n, _, err := s.AddSnapshot(t.Context(), sandbox.Snapshot{
 		ID: sandbox.NewName("snap_"), Tenant: sb.Tenant, Sandbox: sb.ID, Comment: "before the change", CreatedAt: at, UpdatedAt: at, LastUsedAt: at,
-	})
+	}, sandbox.Idempotency{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestNothingReferencedIsSwept(t *testing.T) {
 		a := tenant(t, s, "a")
 		sb := runs(t, s, a)
 		n := taken(t, s, sb, ref(2), ref(3))
-		copies, err := s.Fork(ctx, a, n.ID, []sandbox.Sandbox{fresh(a)}, 0)
+		copies, _, err := s.Fork(ctx, a, sandbox.ForkRequest{Snapshot: n.ID}, []sandbox.Sandbox{fresh(a)}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,13 +123,13 @@ func TestForkIsAllOrNothing(t *testing.T) {
 		ctx := context.Background()
 		a := tenant(t, s, "a")
 		n := taken(t, s, runs(t, s, a), ref(2), ref(3))
-		if _, err := s.Fork(ctx, a, n.ID, []sandbox.Sandbox{fresh(a), fresh(a)}, 2); code(err) != sandbox.CodeSandboxLimit {
+		if _, _, err := s.Fork(ctx, a, sandbox.ForkRequest{Snapshot: n.ID}, []sandbox.Sandbox{fresh(a), fresh(a)}, 2); code(err) != sandbox.CodeSandboxLimit {
 			t.Errorf("two copies where one has room: %v", err)
 		}
 		if l, err := s.List(ctx, sandbox.Filter{Tenant: a}); err != nil || len(l.Sandboxes) != 1 {
 			t.Errorf("after it there are %d sandboxes, %v; want only the parent", len(l.Sandboxes), err)
 		}
-		got, err := s.Fork(ctx, a, n.ID, []sandbox.Sandbox{fresh(a), fresh(a)}, 3)
+		got, _, err := s.Fork(ctx, a, sandbox.ForkRequest{Snapshot: n.ID}, []sandbox.Sandbox{fresh(a), fresh(a)}, 3)
 		if err != nil || len(got) != 2 {
 			t.Fatalf("Fork = %v, %v", got, err)
 		}
@@ -138,7 +138,7 @@ func TestForkIsAllOrNothing(t *testing.T) {
 				t.Errorf("a copy is %+v", sb)
 			}
 		}
-		if _, err := s.Fork(ctx, tenant(t, s, "b"), n.ID, []sandbox.Sandbox{fresh(a)}, 0); code(err) != sandbox.CodeNotFound {
+		if _, _, err := s.Fork(ctx, tenant(t, s, "b"), sandbox.ForkRequest{Snapshot: n.ID}, []sandbox.Sandbox{fresh(a)}, 0); code(err) != sandbox.CodeNotFound {
 			t.Errorf("fork of another tenant's: %v", err)
 		}
 	})
@@ -182,6 +182,9 @@ func TestQuotaOfWhatIsSaved(t *testing.T) {
 		if _, err := s.Move(ctx, sb.ID, sandbox.Running, sandbox.Paused, func(sb *sandbox.Sandbox) { sb.Files, sb.Saved = ref(6), 5*sandbox.MiB }); err != nil {
 			t.Fatal(err)
 		}
+		if u, err := s.Use(ctx, a); err != nil || u.Saved != 15*sandbox.MiB {
+			t.Errorf("Use = %+v, %v; want 15 MiB saved", u, err)
+		}
 		if err := s.RoomToSave(ctx, a); code(err) != sandbox.CodeQuota {
 			t.Errorf("a paused sandbox does not count: %v", err)
 		}
@@ -214,7 +217,7 @@ func TestSnapshotsExpire(t *testing.T) {
 		} {
 			n := c.n
 			n.ID, n.Tenant, n.Sandbox, n.CreatedAt, n.UpdatedAt, n.LastUsedAt = sandbox.NewName("snap_"), a, sb.ID, at, at, at
-			n, err := s.AddSnapshot(ctx, n)
+			n, _, err := s.AddSnapshot(ctx, n, sandbox.Idempotency{})
 			if err == nil {
 				n, err = s.EndSnapshot(ctx, n)
 			}
@@ -236,7 +239,7 @@ func TestCutSnapshots(t *testing.T) {
 		sb := runs(t, s, a)
 		n, done := begin(t, s, sb), taken(t, s, sb, ref(2), ref(3))
 		passing := sandbox.Snapshot{ID: sandbox.NewName("snap_"), Tenant: a, Sandbox: sb.ID, Passing: true}
-		if _, err := s.AddSnapshot(t.Context(), passing); err != nil {
+		if _, _, err := s.AddSnapshot(t.Context(), passing, sandbox.Idempotency{}); err != nil {
 			t.Fatal(err)
 		}
 		if gone, err := s.CutSnapshots(t.Context(), "the server ended"); err != nil || len(gone) != 1 || gone[0].ID != passing.ID {
@@ -247,6 +250,116 @@ func TestCutSnapshots(t *testing.T) {
 		}
 		if got, err := s.Snapshot(t.Context(), a, done.ID); err != nil || got.Status != sandbox.SnapshotReady {
 			t.Errorf("one that was ready: %+v, %v", got, err)
+		}
+	})
+}
+
+// An imported snapshot is of no sandbox here, in the tenant's first workspace, and
+// counts.
+func TestImportedSnapshot(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		a, at := tenant(t, s, "a"), rowTime()
+		if _, err := s.ChangeTenant(ctx, a, func(tn *sandbox.Tenant) { tn.MaxSaved = 15 * sandbox.MiB }); err != nil {
+			t.Fatal(err)
+		}
+		n := sandbox.Snapshot{
+			ID: "snap_1", Tenant: a, Sandbox: "sbx_elsewhere", Workspace: "elsewhere", Status: sandbox.SnapshotReady, Spec: fresh(a).Spec,
+			Base: ref(1), Files: ref(2), Memory: ref(3), Size: 10 * sandbox.MiB, CreatedAt: at, UpdatedAt: at, LastUsedAt: at,
+		}
+		if err := s.RoomToImport(ctx, a, n.Size); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.ImportSnapshot(ctx, n)
+		if err != nil || got.Sandbox != "" || got.Workspace == "elsewhere" || got.Workspace == "" || got.Status != sandbox.SnapshotReady || got.Size != n.Size {
+			t.Fatalf("ImportSnapshot = %+v, %v", got, err)
+		}
+		copies, _, err := s.Fork(ctx, a, sandbox.ForkRequest{Snapshot: n.ID}, []sandbox.Sandbox{fresh(a)}, 0)
+		if err != nil || copies[0].Base != ref(1) || copies[0].Workspace != got.Workspace {
+			t.Errorf("Fork = %+v, %v", copies, err)
+		}
+		n.ID = "snap_2"
+		if err := s.RoomToImport(ctx, a, n.Size); code(err) != sandbox.CodeQuota {
+			t.Errorf("RoomToImport beyond the quota: %v", err)
+		}
+		if _, err := s.ImportSnapshot(ctx, n); code(err) != sandbox.CodeQuota {
+			t.Errorf("ImportSnapshot beyond the quota: %v", err)
+		}
+		n.Tenant = "tnt_none"
+		if _, err := s.ImportSnapshot(ctx, n); code(err) != sandbox.CodeNotFound {
+			t.Errorf("for nobody: %v", err)
+		}
+		if err := s.RoomToImport(ctx, "tnt_none", 1); code(err) != sandbox.CodeNotFound {
+			t.Errorf("room for nobody: %v", err)
+		}
+	})
+}
+
+// Same key within 24 hours: the same snapshot, or the same copies.
+func TestRepeatedSnapshotsAndForks(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *Store) {
+		ctx := t.Context()
+		a, b := tenant(t, s, "a"), tenant(t, s, "b")
+		sb := runs(t, s, a)
+		k, other := sandbox.Idempotency{Key: "k", Digest: [32]byte{1}}, sandbox.Idempotency{Key: "k", Digest: [32]byte{2}}
+		add := func(k sandbox.Idempotency, at time.Time) (sandbox.Snapshot, bool, error) {
+			return s.AddSnapshot(ctx, sandbox.Snapshot{ID: sandbox.NewName("snap_"), Tenant: a, Sandbox: sb.ID, CreatedAt: at, UpdatedAt: at, LastUsedAt: at}, k)
+		}
+		if n, err := s.Snapped(ctx, a, k); err != nil || n.ID != "" {
+			t.Fatalf("Snapped before = %v, %v", n, err)
+		}
+		first, isNew, err := add(k, rowTime())
+		if err != nil || !isNew {
+			t.Fatalf("first: %v, %v", isNew, err)
+		}
+		if n, isNew, err := add(k, rowTime()); err != nil || isNew || n.ID != first.ID {
+			t.Errorf("second: %s, %v, %v; want %s", n.ID, isNew, err, first.ID)
+		}
+		if n, err := s.Snapped(ctx, a, k); err != nil || n.ID != first.ID {
+			t.Errorf("Snapped = %s, %v", n.ID, err)
+		}
+		if n, err := s.Snapped(ctx, b, k); err != nil || n.ID != "" {
+			t.Errorf("another tenant's key is this one's: %s, %v", n.ID, err)
+		}
+		if _, _, err := add(other, rowTime()); code(err) != sandbox.CodeIdempotency {
+			t.Errorf("another request with the key: %v", err)
+		}
+		if _, err := s.Snapped(ctx, a, other); code(err) != sandbox.CodeIdempotency {
+			t.Errorf("another request with the key, looked for: %v", err)
+		}
+		first.Reason = "the disk is full"
+		if _, err := s.EndSnapshot(ctx, first); err != nil {
+			t.Fatal(err)
+		}
+		// One that has failed, and one a day later, are taken again.
+		second, isNew, err := add(k, rowTime())
+		if err != nil || !isNew || second.ID == first.ID {
+			t.Errorf("after a failure: %v, %v", isNew, err)
+		}
+		if n, isNew, err := add(k, rowTime().Add(25*time.Hour)); err != nil || !isNew || n.ID == second.ID {
+			t.Errorf("a day later: %v, %v", isNew, err)
+		}
+
+		n := taken(t, s, sb, ref(2), ref(3))
+		fork := sandbox.ForkRequest{Snapshot: n.ID, Idempotency: sandbox.Idempotency{Key: "f", Digest: [32]byte{1}}}
+		copies, isNew, err := s.Fork(ctx, a, fork, []sandbox.Sandbox{fresh(a), fresh(a)}, 3)
+		if err != nil || !isNew || len(copies) != 2 {
+			t.Fatalf("Fork = %v, %v, %v", copies, isNew, err)
+		}
+		if _, err := s.DeleteSnapshot(ctx, a, n.ID); err != nil {
+			t.Fatal(err)
+		}
+		// Neither the limit nor the lost snapshot matters to what is there already.
+		again, isNew, err := s.Fork(ctx, a, fork, []sandbox.Sandbox{fresh(a), fresh(a)}, 3)
+		if err != nil || isNew || len(again) != 2 || again[0].ID != copies[0].ID || again[1].ID != copies[1].ID {
+			t.Errorf("again: %v, %v, %v", again, isNew, err)
+		}
+		if list, err := s.Forked(ctx, a, fork.Idempotency); err != nil || len(list) != 2 || list[0].ID != copies[0].ID {
+			t.Errorf("Forked = %v, %v", list, err)
+		}
+		fork.Idempotency.Digest[0] = 2
+		if _, _, err := s.Fork(ctx, a, fork, []sandbox.Sandbox{fresh(a)}, 0); code(err) != sandbox.CodeIdempotency {
+			t.Errorf("another request with the key: %v", err)
 		}
 	})
 }

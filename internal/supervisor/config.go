@@ -158,8 +158,12 @@ type Store interface {
 
 // SnapshotStore holds the rows of snapshots, and makes sandboxes of them.
 type SnapshotStore interface {
-	// AddSnapshot begins a snapshot, or makes one of a paused sandbox at once.
-	AddSnapshot(ctx context.Context, n sandbox.Snapshot) (sandbox.Snapshot, error)
+	// AddSnapshot begins a snapshot, or makes one of a paused sandbox at once; not
+	// fresh, it is that of an earlier request with the same key.
+	AddSnapshot(ctx context.Context, n sandbox.Snapshot, k sandbox.Idempotency) (got sandbox.Snapshot, fresh bool, err error)
+	// Snapped and Forked are what an earlier request with the same key made, if any.
+	Snapped(ctx context.Context, tenant sandbox.TenantID, k sandbox.Idempotency) (sandbox.Snapshot, error)
+	Forked(ctx context.Context, tenant sandbox.TenantID, k sandbox.Idempotency) ([]sandbox.Sandbox, error)
 	// EndSnapshot makes it ready, or failed when it has a Reason.
 	EndSnapshot(ctx context.Context, n sandbox.Snapshot) (sandbox.Snapshot, error)
 	Snapshot(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Snapshot, error)
@@ -171,8 +175,9 @@ type SnapshotStore interface {
 	CutSnapshots(ctx context.Context, reason string) (gone []sandbox.Snapshot, err error)
 	// RoomToFork tells whether n more like sb may live.
 	RoomToFork(ctx context.Context, sb sandbox.Sandbox, n, limit int) error
-	// Fork admits copies of a snapshot, all or none.
-	Fork(ctx context.Context, tenant sandbox.TenantID, snapshot string, copies []sandbox.Sandbox, limit int) ([]sandbox.Sandbox, error)
+	// Fork admits copies of a snapshot, all or none; not fresh, they are those of an
+	// earlier request with the same key.
+	Fork(ctx context.Context, tenant sandbox.TenantID, req sandbox.ForkRequest, copies []sandbox.Sandbox, limit int) (got []sandbox.Sandbox, fresh bool, err error)
 	// Revert pauses a sandbox as it was in a snapshot; old is what it was.
 	Revert(ctx context.Context, id sandbox.ID, from sandbox.State, snapshot string, change func(*sandbox.Sandbox)) (got, old sandbox.Sandbox, err error)
 }

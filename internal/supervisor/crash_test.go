@@ -69,9 +69,9 @@ func (m *mortalStore) Readmit(ctx context.Context, id sandbox.ID, limit int, cha
 	return got, err
 }
 
-func (m *mortalStore) AddSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbox.Snapshot, err error) {
-	err = m.write(func() error { got, err = m.Store.AddSnapshot(ctx, n); return err })
-	return got, err
+func (m *mortalStore) AddSnapshot(ctx context.Context, n sandbox.Snapshot, k sandbox.Idempotency) (got sandbox.Snapshot, fresh bool, err error) {
+	err = m.write(func() error { got, fresh, err = m.Store.AddSnapshot(ctx, n, k); return err })
+	return got, fresh, err
 }
 
 func (m *mortalStore) EndSnapshot(ctx context.Context, n sandbox.Snapshot) (got sandbox.Snapshot, err error) {
@@ -84,9 +84,9 @@ func (m *mortalStore) DeleteSnapshot(ctx context.Context, tenant sandbox.TenantI
 	return got, err
 }
 
-func (m *mortalStore) Fork(ctx context.Context, tenant sandbox.TenantID, snapshot string, copies []sandbox.Sandbox, limit int) (got []sandbox.Sandbox, err error) {
-	err = m.write(func() error { got, err = m.Store.Fork(ctx, tenant, snapshot, copies, limit); return err })
-	return got, err
+func (m *mortalStore) Fork(ctx context.Context, tenant sandbox.TenantID, req sandbox.ForkRequest, copies []sandbox.Sandbox, limit int) (got []sandbox.Sandbox, fresh bool, err error) {
+	err = m.write(func() error { got, fresh, err = m.Store.Fork(ctx, tenant, req, copies, limit); return err })
+	return got, fresh, err
 }
 
 func (m *mortalStore) Revert(ctx context.Context, id sandbox.ID, from sandbox.State, snapshot string, change func(*sandbox.Sandbox)) (got, old sandbox.Sandbox, err error) {

@@ -24,6 +24,10 @@ func (s *Supervisor) Fork(ctx context.Context, c sandbox.Caller, id string, req 
 	if err := s.cfg.allowFork(req); err != nil {
 		return nil, err
 	}
+	earlier, err := s.store.Forked(ctx, c.Tenant, req.Idempotency)
+	if err != nil || len(earlier) > 0 { // before anything stands still for it
+		return s.awaitAll(ctx, earlier), err
+	}
 	n, err := s.origin(ctx, c, id, req)
 	if err != nil {
 		return nil, err
@@ -33,15 +37,19 @@ func (s *Supervisor) Fork(ctx context.Context, c sandbox.Caller, id string, req 
 	for i, sb := range copies {
 		units[i] = s.unit(sb.ID)
 	}
-	got, err := s.store.Fork(context.WithoutCancel(ctx), c.Tenant, n.ID, copies, s.limitOf(c))
-	if err != nil {
+	req.Snapshot = n.ID
+	got, fresh, err := s.store.Fork(context.WithoutCancel(ctx), c.Tenant, req, copies, s.limitOf(c))
+	if !fresh {
 		for _, u := range units {
 			s.forget(u)
 		}
 		if n.Passing {
 			s.dropPassing(n)
 		}
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
+		return s.awaitAll(ctx, got), nil
 	}
 	for i, sb := range got {
 		s.spawn(func() { s.wake(units[i], sb) })
@@ -96,8 +104,8 @@ func (s *Supervisor) origin(ctx context.Context, c sandbox.Caller, id string, re
 	if err != nil {
 		return n, err
 	}
-	n, u, err := s.begin(ctx, c, string(sb.ID), sandbox.Snapshot{Passing: true})
-	if err != nil || n.Status == sandbox.SnapshotReady {
+	n, u, err := s.begin(ctx, c, string(sb.ID), sandbox.Snapshot{Passing: true}, sandbox.Idempotency{})
+	if err != nil || u == nil {
 		return n, err
 	}
 	return s.capture(u, n)

@@ -3,11 +3,14 @@ package supervisor
 import (
 	"context"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	driver "silica.dev/silica/internal/runtime"
 	"silica.dev/silica/internal/runtime/runtimetest"
+	"silica.dev/silica/internal/store"
 	"silica.dev/silica/sandbox"
 )
 
@@ -152,6 +155,69 @@ func TestPersistentCopiesFallBackToTheirFirstFiles(t *testing.T) {
 		}
 	}
 	m.eventually("nothing is kept", func() bool { return len(m.fake.Kept()) == 0 })
+}
+
+// "Idempotency-Key": who asks again gets what was made, and nothing stands still for it.
+func TestRepeatedSnapshotAndFork(t *testing.T) {
+	onBoth(t, func(t *testing.T, rows store.Config) {
+		m := newMachineOn(t, Config{MaxSandboxes: 3}, rows)
+		sb := m.create(m.a, sandbox.CreateRequest{Timeout: time.Hour})
+		var captured atomic.Int32
+		m.fake.Set(runtimetest.Knobs{Capture: func(context.Context, sandbox.ID) error { captured.Add(1); return nil }})
+		take := sandbox.SnapshotRequest{Idempotency: sandbox.Idempotency{Key: "s", Digest: [32]byte{1}}}
+		fork := sandbox.ForkRequest{Count: 2, Idempotency: sandbox.Idempotency{Key: "f", Digest: [32]byte{1}}}
+		n, err := m.TakeSnapshot(m.ctx, m.a, string(sb.ID), take)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copies, err := m.Fork(m.ctx, m.a, string(sb.ID), fork)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Destroy(m.ctx, m.a, string(sb.ID)); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := m.TakeSnapshot(m.ctx, m.a, string(sb.ID), take); err != nil || again.ID != n.ID || again.Status != sandbox.SnapshotReady {
+			t.Errorf("the same snapshot again: %+v, %v", again, err)
+		}
+		again, err := m.Fork(m.ctx, m.a, string(sb.ID), fork)
+		if err != nil || len(again) != 2 || again[0].ID != copies[0].ID || again[1].ID != copies[1].ID || !again[1].Ready {
+			t.Errorf("the same copies again: %+v, %v", again, err)
+		}
+		if captured.Load() != 2 {
+			t.Errorf("captured %d times, want once for each", captured.Load())
+		}
+		fork.Idempotency.Digest[0]++
+		if _, err := m.Fork(m.ctx, m.a, string(sb.ID), fork); code(err) != sandbox.CodeIdempotency {
+			t.Errorf("another fork with the key: %v", err)
+		}
+	})
+}
+
+// Two at once with one key both capture, and only one makes copies.
+func TestForkRepeatedAtOnce(t *testing.T) {
+	m := newMachine(t, Config{})
+	sb := m.create(m.a, sandbox.CreateRequest{Timeout: time.Hour})
+	fork := sandbox.ForkRequest{Count: 2, Idempotency: sandbox.Idempotency{Key: "f"}}
+	first := make([]sandbox.ID, 4)
+	var wg sync.WaitGroup
+	for i := range first {
+		wg.Go(func() {
+			if got, err := m.Fork(m.ctx, m.a, string(sb.ID), fork); err != nil || len(got) != 2 {
+				t.Errorf("Fork = %v, %v", got, err)
+			} else {
+				first[i] = got[0].ID
+			}
+		})
+	}
+	wg.Wait()
+	if slices.ContainsFunc(first, func(id sandbox.ID) bool { return id != first[0] }) {
+		t.Errorf("different copies: %v", first)
+	}
+	if l, err := m.List(m.ctx, m.a, sandbox.Filter{}); err != nil || len(l.Sandboxes) != 3 {
+		t.Errorf("%d sandboxes, %v; want the parent and two", len(l.Sandboxes), err)
+	}
+	m.eventually("nothing is kept of the others", func() bool { return len(m.fake.Kept()) == 0 })
 }
 
 // A snapshot that is deleted while copies start from it goes when they have.

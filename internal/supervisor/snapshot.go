@@ -13,23 +13,28 @@ import (
 var (
 	errNoSnapshot = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "snapshot not found")
 	errUnusable   = sandbox.E(sandbox.Conflict, sandbox.CodeSnapshotUnusable, "the snapshot's files, or what they were written over, are missing or damaged")
+	errImported   = sandbox.E(sandbox.Conflict, sandbox.CodeConflict, "the snapshot was imported and is of no sandbox here: fork it")
 	errSaveFull   = sandbox.E(sandbox.Unavailable, sandbox.CodeHostFull, "the server's disk has no room for the snapshot")
 )
 
 // TakeSnapshot stores memory and files of a sandbox, which stands still only while
 // they are copied, and answers when they are durable or when CreateWait is over:
-// then the work goes on. Of a paused one it is ready at once.
+// then the work goes on. Of a paused one it is ready at once. A repeated request is
+// answered with the snapshot as it is by then.
 func (s *Supervisor) TakeSnapshot(ctx context.Context, c sandbox.Caller, id string, req sandbox.SnapshotRequest) (sandbox.Snapshot, error) {
 	if err := checkSnapshot(req); err != nil {
 		return sandbox.Snapshot{}, err
+	}
+	if earlier, err := s.store.Snapped(ctx, c.Tenant, req.Idempotency); err != nil || earlier.ID != "" {
+		return earlier, err
 	}
 	at := now()
 	n := sandbox.Snapshot{Comment: req.Comment, Keep: req.Keep, Retention: req.Retention}
 	if req.Expires > 0 {
 		n.ExpiresAt = at.Add(req.Expires)
 	}
-	n, u, err := s.begin(ctx, c, id, n)
-	if err != nil || n.Status == sandbox.SnapshotReady {
+	n, u, err := s.begin(ctx, c, id, n, req.Idempotency)
+	if err != nil || u == nil {
 		return n, err
 	}
 	done := make(chan error, 1)
@@ -68,8 +73,8 @@ func checkSnapshot(req sandbox.SnapshotRequest) error {
 }
 
 // begin writes the row of a snapshot of a sandbox that runs or is paused. u is of
-// one that runs.
-func (s *Supervisor) begin(ctx context.Context, c sandbox.Caller, id string, n sandbox.Snapshot) (_ sandbox.Snapshot, u *unit, err error) {
+// one that is to be captured.
+func (s *Supervisor) begin(ctx context.Context, c sandbox.Caller, id string, n sandbox.Snapshot, k sandbox.Idempotency) (_ sandbox.Snapshot, u *unit, err error) {
 	if err := s.settled(ctx); err != nil {
 		return n, nil, err
 	}
@@ -95,11 +100,14 @@ func (s *Supervisor) begin(ctx context.Context, c sandbox.Caller, id string, n s
 	n.ID, n.Tenant, n.Sandbox = sandbox.NewName("snap_"), c.Tenant, sb.ID
 	n.CreatedAt, n.UpdatedAt, n.LastUsedAt = at, at, at
 	// A caller who leaves now must not leave a row that nobody works on.
-	got, err := s.store.AddSnapshot(context.WithoutCancel(ctx), n)
+	got, fresh, err := s.store.AddSnapshot(context.WithoutCancel(ctx), n, k)
 	if err != nil {
 		return n, nil, err
 	}
-	if got.Status == sandbox.SnapshotCreating && u == nil { // it was started since
+	if !fresh || got.Status == sandbox.SnapshotReady { // nothing is to be done
+		return got, nil, nil
+	}
+	if u == nil { // it was started since
 		if u = s.lookup(sb.ID); u == nil {
 			return got, nil, errors.Join(s.absent(), s.giveUp(got, "the sandbox has ended"))
 		}
@@ -248,6 +256,9 @@ func (s *Supervisor) expireSnapshots() {
 func (s *Supervisor) Restore(ctx context.Context, c sandbox.Caller, id, snapshotID string) (sandbox.Sandbox, error) {
 	if err := s.open(); err != nil {
 		return sandbox.Sandbox{}, err
+	}
+	if id == "" { // and its snapshot has none
+		return sandbox.Sandbox{}, errImported
 	}
 	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
 	if err != nil {

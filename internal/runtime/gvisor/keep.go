@@ -141,6 +141,9 @@ func (d *Driver) keptFiles(ctx context.Context, req runtime.StartRequest) (_ kep
 
 // earlier returns the engine of an earlier program, running.
 func (d *Driver) earlier(ctx context.Context, id string) (*engine, error) {
+	if !filepath.IsLocal(id) || filepath.Base(id) != id { // a note may come from elsewhere
+		return nil, fmt.Errorf("%q is no engine's id", id)
+	}
 	d.mu.Lock()
 	e := d.older[id]
 	d.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -117,9 +118,17 @@ func sign(dir string, note keptNote) (size int64, err error) {
 	return size, nil
 }
 
+// maxNote bounds what is read of a note, which may come from another machine.
+const maxNote = 64 << 10
+
 // readNote reads what sign wrote. A seed has none.
 func readNote(dir string) (note keptNote, err error) {
-	data, err := os.ReadFile(filepath.Join(dir, keptName))
+	f, err := os.Open(filepath.Join(dir, keptName))
+	if err != nil {
+		return note, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxNote))
 	if err != nil {
 		return note, err
 	}
