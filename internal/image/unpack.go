@@ -116,7 +116,7 @@ func (u unpacking) entry(h *tar.Header, r io.Reader) error {
 	}
 	n := &node{mode: uint32(h.Mode) & 0o7777, uid: uint32(h.Uid), gid: uint32(h.Gid)}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // old archives have them
+	case tar.TypeReg, tar.TypeGNUSparse:
 		if h.Size < 0 {
 			return hostile(h.Name, "has a size below zero")
 		}
