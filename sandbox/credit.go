@@ -67,7 +67,7 @@ type TenantUse struct {
 	Kept      int64 // not destroyed
 	Keys      int64
 	Saved     int64 // bytes of snapshots and of what is paused
-	Resources // of the live ones; Disk of all that are kept
+	Resources       // of the live ones; Disk of all that are kept
 }
 
 // Audit says who changed what, from where, with which result.
