@@ -62,3 +62,29 @@ func TestTenantBuildsATemplateAndCreatesFromIt(t *testing.T) {
 		t.Errorf("after the template is gone: %q", got)
 	}
 }
+
+// "Create … from an official one not built yet → 201 provisioning: the build
+// starts", and of what is warm the page is there at once. This recipe needs no
+// network.
+func TestOfficialTemplateIsBuiltByItsFirstUse(t *testing.T) {
+	t.Parallel()
+	s := ownServer(t, options{flags: []string{"--warm-pool=0", "--create-wait=1ms"}})
+	c := s.tenant(t)
+	if got := c.do(t, "GET", "sandbox-templates/static-html", nil).want(t, 200, "").str("status"); got != "draft" {
+		t.Errorf("before its first use it is %s, want draft", got)
+	}
+	first := c.do(t, "POST", "sandboxes", obj{"template_id": "static-html"}).want(t, 201, "")
+	if got := first.str("state"); got != "provisioning" {
+		t.Errorf("the first sandbox is %s, want provisioning", got)
+	}
+	eventually(t, 2*time.Minute, "the first sandbox runs", func() bool {
+		return c.do(t, "GET", "sandboxes/"+first.str("id"), nil).str("state") == "running"
+	})
+	// The name it has elsewhere, and the page with nothing started by hand.
+	second := c.created(t, obj{"template_id": "static"})
+	for _, id := range []string{first.str("id"), second.str("id")} {
+		if got := c.sh(t, id, "curl -fsS http://127.0.0.1:8000/"); !strings.Contains(got, "<h1>It works</h1>") {
+			t.Errorf("its page: %q", got)
+		}
+	}
+}

@@ -128,6 +128,18 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusOK, api.Deleted{ID: "tnt_1", Deleted: true})
 	case "POST " + api.Base + api.PathDrain:
 		answer(http.StatusOK, api.Drained{Destroyed: 2})
+	case "POST " + api.Base + api.PathTemplates + "/validate":
+		var req struct {
+			BuildSpec api.BuildSpec `json:"build_spec"`
+		}
+		_ = json.NewDecoder(r.Body).Decode(&req)
+		answer(http.StatusOK, api.ValidBuildSpec{Valid: true, BuildSpec: req.BuildSpec})
+	case "POST " + api.Base + api.PathTemplates:
+		var req api.TemplateRequest
+		_ = json.NewDecoder(r.Body).Decode(&req)
+		answer(http.StatusCreated, api.Template{ID: "tpl_" + req.Slug, Slug: req.Slug})
+	case "POST " + api.Base + api.PathTemplates + "/tpl_page/builds":
+		answer(http.StatusCreated, api.Build{ID: "bld_page"})
 	default:
 		if !f.inside(w, r, strings.Replace(route, one, "", 1), answer) {
 			refuse(http.StatusNotFound, "NOT_FOUND", "no such sandbox")

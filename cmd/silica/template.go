@@ -40,6 +40,9 @@ func readRecipe(path string) (recipe, error) {
 	if err != nil {
 		return recipe{}, err
 	}
+	if isDockerfile(path, raw) {
+		return readDockerfile(path, raw)
+	}
 	r := recipe{spec: map[string]any{}}
 	if err := yaml.Unmarshal(raw, &r.spec); err != nil {
 		return r, fmt.Errorf("%s is no YAML or JSON: %w", path, err)
@@ -76,6 +79,23 @@ func readRecipe(path string) (recipe, error) {
 	return r, nil
 }
 
+// slugOf makes a template's slug of its file's name, or of its folder's when the
+// file's says nothing.
+func slugOf(path, nothing string) string {
+	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+	if name == nothing {
+		if dir, err := filepath.Abs(filepath.Dir(path)); err == nil {
+			name = filepath.Base(dir)
+		}
+	}
+	return strings.Trim(strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(name)), "-")
+}
+
 // firstTemplate is what "template init" writes.
 const firstTemplate = `# A template of Silica: docs/templates.md says what each field does.
 slug: %s
@@ -109,18 +129,7 @@ func newTemplateInit(*terminal) *cobra.Command {
 			if len(given) > 0 {
 				path = given[0]
 			}
-			slug := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-			if slug == "template" {
-				if dir, err := filepath.Abs(filepath.Dir(path)); err == nil {
-					slug = filepath.Base(dir)
-				}
-			}
-			slug = strings.Trim(strings.Map(func(r rune) rune {
-				if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
-					return r
-				}
-				return '-'
-			}, strings.ToLower(slug)), "-")
+			slug := slugOf(path, "template")
 			f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 			if err != nil {
 				return err
@@ -170,7 +179,8 @@ func newTemplateBuild(t *terminal) *cobra.Command {
 		Long: `Build a template, and show what happens until it is ready.
 
 A FILE makes the template, or changes the one of its slug; while the new revision
-is built, the old one serves. The slug or id of a TEMPLATE builds it once more.`,
+is built, the old one serves. It may be a Dockerfile, whose template is called like
+its folder, or like what stands before ".Dockerfile". The slug or id of a TEMPLATE builds it once more.`,
 		Example: `  silica template init app.yaml
   silica template build app.yaml
   silica sandbox create --template app`,
