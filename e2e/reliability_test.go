@@ -56,8 +56,8 @@ func TestReliability(t *testing.T) {
 		c := srv.tenant(t)
 		for range reliabilityClients {
 			client++
-			rnd := rand.New(rand.NewPCG(seed, uint64(client)))
-			working.Go(func() { k.work(ctx, client, c, rnd) })
+			number, rnd := client, rand.New(rand.NewPCG(seed, uint64(client)))
+			working.Go(func() { k.work(ctx, number, c, rnd) })
 		}
 	}
 	k.harm(ctx, t, rand.New(rand.NewPCG(seed, 0)))
