@@ -68,7 +68,7 @@ func TestTenantBuildsATemplateAndCreatesFromIt(t *testing.T) {
 // network.
 func TestOfficialTemplateIsBuiltByItsFirstUse(t *testing.T) {
 	t.Parallel()
-	s := ownServer(t, options{flags: []string{"--warm-pool=0", "--create-wait=1ms"}})
+	s := ownServer(t, options{flags: []string{"--rate-limit=0", "--warm-pool=0", "--create-wait=1ms"}})
 	c := s.tenant(t)
 	if got := c.do(t, "GET", "sandbox-templates/static-html", nil).want(t, 200, "").str("status"); got != "draft" {
 		t.Errorf("before its first use it is %s, want draft", got)
