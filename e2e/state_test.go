@@ -62,7 +62,14 @@ const (
 )
 
 // ticker counts in its memory, and writes its pid and the count where it can be read.
-const ticker = `nohup sh -c 'i=0; while :; do i=$((i+1)); echo $$ $i >/root/n.new; mv /root/n.new /root/n; sleep 0.02; done' >/dev/null 2>&1 & while [ ! -s /root/n ]; do sleep 0.02; done`
+const ticker = `nohup python3 -c '
+import os, time
+i = 0
+while True:
+    i += 1
+    open("/root/n.new", "w").write("%d %d\n" % (os.getpid(), i))
+    os.replace("/root/n.new", "/root/n")
+    time.sleep(0.05)' >/dev/null 2>&1 & while [ ! -s /root/n ]; do sleep 0.02; done`
 
 // ticks reads pid and count of a ticker.
 func (c *Client) ticks(t *testing.T, id string) (pid, n int) {
