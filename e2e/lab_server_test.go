@@ -75,7 +75,7 @@ func (l *lab) newServer(o options) (*Server, error) {
 		log:      &logFile{path: filepath.Join(dir, "log")},
 		patience: time.Minute,
 		flags: append([]string{"serve", "--listen=" + addr, "--data=" + data, "--network-name=" + name, "--network-prefix=" + network.String(),
-			"--warm-pool=2", "--empty-slots=2", "--log-level=debug"}, o.flags...),
+			"--warm-pool=2", "--empty-slots=2", "--create-wait=20s", "--log-level=debug"}, o.flags...),
 		database: o.database,
 		env:      append(append(plainEnv(), "SILICA_BOOTSTRAP_KEY="+bootstrapKey, "SILICA_DATABASE="+o.database), o.env...),
 	}, nil
