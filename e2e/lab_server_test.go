@@ -73,7 +73,7 @@ func (l *lab) newServer(o options) (*Server, error) {
 	return &Server{
 		lab: l, name: name, data: data, url: "http://" + addr,
 		log:      &logFile{path: filepath.Join(dir, "log")},
-		patience: time.Minute,
+		patience: 3 * time.Minute,
 		flags: append([]string{"serve", "--listen=" + addr, "--data=" + data, "--network-name=" + name, "--network-prefix=" + network.String(),
 			"--warm-pool=2", "--empty-slots=2", "--create-wait=20s", "--log-level=debug"}, o.flags...),
 		database: o.database,

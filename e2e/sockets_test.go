@@ -143,9 +143,7 @@ func TestExecSockets(t *testing.T) {
 
 	w = c.websocket(t, at+"spawn?command="+escape("sleep 4321 & setsid sleep 4321 & echo up; wait"))
 	w.until("up")
-	if n := c.sh(t, id, "pgrep -cx sleep"); n != "2" {
-		t.Fatalf("%s sleep", n)
-	}
+	eventually(t, 10*time.Second, "both sleep", func() bool { return c.sh(t, id, "pgrep -cx sleep || true") == "2" })
 	_ = w.Close(websocket.StatusNormalClosure, "killed")
 	eventually(t, 10*time.Second, "the remote processes die", func() bool { return c.sh(t, id, "pgrep -cx sleep || true") == "0" })
 }
