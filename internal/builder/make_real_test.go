@@ -73,6 +73,7 @@ func realBuilder(t *testing.T) *Builder {
 		if err := driver.Shutdown(ctx); err != nil {
 			t.Error(err)
 		}
+		_ = exec.Command("sh", "-c", "rmdir /sys/fs/cgroup/*/mktest /sys/fs/cgroup/mktest").Run() // the driver keeps it for the next start
 		_ = blobs.Close()
 	})
 	return b

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/internal/guest/guestpb"
@@ -40,7 +41,7 @@ func (a *fakeAgent) Spawn(_ context.Context, req *connect.Request[guestpb.SpawnR
 		}
 		go hook(id)
 	}
-	return connect.NewResponse(&guestpb.SpawnResponse{Process: p.Process}), nil
+	return connect.NewResponse(&guestpb.SpawnResponse{Process: proto.CloneOf(p.Process)}), nil // the hook goes on changing it
 }
 
 // spawnedStep changes what a spawned process is, or wrote, and tells who follows.
@@ -75,7 +76,7 @@ func (a *fakeAgent) ListProcesses(_ context.Context, req *connect.Request[guestp
 	var res guestpb.ListProcessesResponse
 	for _, p := range a.spawned {
 		if (req.Msg.Kind == "" || req.Msg.Kind == p.Kind) && (req.Msg.Id == 0 || req.Msg.Id == p.Id) {
-			res.Processes = append(res.Processes, p.Process)
+			res.Processes = append(res.Processes, proto.CloneOf(p.Process))
 		}
 	}
 	if req.Msg.Id != 0 && len(res.Processes) == 0 {

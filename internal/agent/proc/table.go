@@ -345,19 +345,37 @@ func (t *Table) killTreeLocked(p *Process) {
 	})
 }
 
-// killGroup kills until nobody is left: what forks meanwhile is met in the next
-// round. It gives up on the unkillable after a while.
+// killGroup kills until nobody is left. It gives up on the unkillable after a
+// while.
 func killGroup(g group) {
 	var buf []int
 	for pause, deadline := time.Millisecond, time.Now().Add(10*time.Second); ; pause = min(2*pause, 20*time.Millisecond) {
-		buf = g.members(buf[:0])
-		if len(buf) == 0 || time.Now().After(deadline) {
+		if buf = hold(g, buf, deadline); len(buf) == 0 || time.Now().After(deadline) {
 			return
 		}
 		for _, pid := range buf {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 		time.Sleep(pause) // the dead need a moment to leave
+	}
+}
+
+// hold stops everybody in a group and returns them. A fork bomb that is killed
+// one by one has room to fork at once; the stopped go on taking up the limit.
+func hold(g group, buf []int, deadline time.Time) []int {
+	stopped := map[int]bool{}
+	for {
+		buf = g.members(buf[:0])
+		known := len(stopped)
+		for _, pid := range buf {
+			if !stopped[pid] {
+				stopped[pid] = true
+				_ = unix.Kill(pid, unix.SIGSTOP)
+			}
+		}
+		if len(stopped) == known || time.Now().After(deadline) {
+			return buf
+		}
 	}
 }
 
