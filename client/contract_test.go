@@ -44,6 +44,9 @@ var calls = map[string]func(ctx context.Context, c *client.Client) error{
 	"createTemplate": func(ctx context.Context, c *client.Client) error {
 		return failed(c.CreateTemplate(ctx, api.TemplateRequest{}))
 	},
+	"createTemplateFrom": func(ctx context.Context, c *client.Client) error {
+		return failed(c.CreateTemplateFrom(ctx, "s", api.TemplateRequest{}))
+	},
 	"changeTemplate": func(ctx context.Context, c *client.Client) error {
 		return failed(c.ChangeTemplate(ctx, "t", api.TemplateRequest{}))
 	},

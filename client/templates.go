@@ -64,6 +64,12 @@ func (c *Client) CreateTemplate(ctx context.Context, req api.TemplateRequest) (*
 	return fetch[api.Template](ctx, c, post(api.PathTemplates, req))
 }
 
+// CreateTemplateFrom makes a template of the files that a sandbox has now, and has
+// it built: req has no BuildSpec.
+func (c *Client) CreateTemplateFrom(ctx context.Context, sandbox string, req api.TemplateRequest) (*api.Template, error) {
+	return fetch[api.Template](ctx, c, post(api.SandboxPath(sandbox)+"/template", req))
+}
+
 // ChangeTemplate sets what req names. Another BuildSpec is built at once; until
 // that is ready, the old one serves.
 func (c *Client) ChangeTemplate(ctx context.Context, id string, req api.TemplateRequest) (*api.Template, error) {

@@ -14,7 +14,8 @@ func TestTenantBuildsATemplateAndCreatesFromIt(t *testing.T) {
 	s := ownServer(t, options{flags: []string{"--warm-pool=0"}})
 	c := s.tenant(t)
 	made := c.do(t, "POST", "sandbox-templates", obj{"name": "Small", "build_spec": obj{
-		"from": "debian:bookworm", "packages": []string{"jq", "procps"}, "memoryMib": 512, "env": obj{"KIND": "small"}, "workdir": "/workspace",
+		"from": "template:miosa-sandbox", "memoryMib": 512, "env": obj{"KIND": "small"}, "workdir": "/workspace",
+		"steps": []obj{{"run": "echo 'jq -n \"$1\"' > /usr/local/bin/calc && chmod +x /usr/local/bin/calc"}},
 	}}).want(t, 201, "")
 	// "If a custom template exists but is not ready, sandbox creation returns 409
 	// TEMPLATE_NOT_READY."
@@ -42,7 +43,7 @@ func TestTenantBuildsATemplateAndCreatesFromIt(t *testing.T) {
 	if sb.str("template_id") != "small" || sb.num("memory_mb") != 512 || sb.str("boot_path") != "snapshot" {
 		t.Errorf("created %s", sb.Body)
 	}
-	if got := strings.TrimSpace(c.sh(t, sb.str("id"), `jq -n '1+1'; echo $KIND; pwd`)); got != "2\nsmall\n/workspace" {
+	if got := strings.TrimSpace(c.sh(t, sb.str("id"), `calc 1+1; echo $KIND; pwd`)); got != "2\nsmall\n/workspace" {
 		t.Errorf("inside: %q", got)
 	}
 	// Another tenant neither sees it nor creates from it.
@@ -61,6 +62,26 @@ func TestTenantBuildsATemplateAndCreatesFromIt(t *testing.T) {
 	if got := strings.TrimSpace(c.sh(t, sb.str("id"), "echo $KIND")); got != "small" {
 		t.Errorf("after the template is gone: %q", got)
 	}
+}
+
+// "Template from a running sandbox … usable within 10 s".
+func TestTemplateFromASandbox(t *testing.T) {
+	t.Parallel()
+	c := shared.tenant(t)
+	id := c.create(t, obj{"env": obj{"SECRET": "of the first"}})
+	c.sh(t, id, "mkdir -p /workspace && echo kept > /workspace/kept && echo gone > /tmp/gone && rm /etc/debian_version && (sleep 1000 & )")
+	began := time.Now()
+	made := c.do(t, "POST", "sandboxes/"+id+"/template", obj{"name": "As it was"}).want(t, 201, "")
+	c.do(t, "DELETE", "sandboxes/"+id, nil).want(t, 200, "") // it is not needed any more
+	eventually(t, 2*time.Minute, "the template is ready", func() bool {
+		return c.do(t, "GET", "sandbox-templates/as-it-was", nil).str("status") == "ready"
+	})
+	t.Logf("usable after %s", time.Since(began).Round(time.Millisecond))
+	sb := c.created(t, obj{"template_id": made.str("id")})
+	if got := strings.TrimSpace(c.sh(t, sb.str("id"), "cat /workspace/kept; ls /tmp/gone /etc/debian_version 2>/dev/null; pgrep sleep; echo $SECRET")); got != "kept" || sb.str("boot_path") == "cold" {
+		t.Errorf("a sandbox of it has %q, boot path %s", got, sb.str("boot_path"))
+	}
+	c.do(t, "DELETE", "sandbox-templates/as-it-was", nil).want(t, 204, "")
 }
 
 // "Create … from an official one not built yet → 201 provisioning: the build

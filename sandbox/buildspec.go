@@ -163,7 +163,7 @@ func (r *specReader) base(field string) string {
 
 func foreign(from string) bool {
 	lower := strings.ToLower(from)
-	if strings.HasPrefix(lower, "template:") || strings.HasPrefix(lower, "oci-") { // looked at when they are opened
+	if strings.HasPrefix(lower, "template:") || strings.HasPrefix(lower, capturedBase) || strings.HasPrefix(lower, "oci-") { // looked at when they are opened
 		return false
 	}
 	last := lower[strings.LastIndexByte(lower, '/')+1:]

@@ -1,6 +1,9 @@
 package sandbox
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Step is one step of a build: each of the three may be set, and Workdir and Env
 // hold for those after it, too. Env stays for the time sandboxes run, as Docker's does.
@@ -13,7 +16,7 @@ type Step struct {
 // BuildSpec says what a template is made of: the public BuildSpec's fields, and
 // below them ours. It is normalised: no defaults are left open.
 type BuildSpec struct {
-	From          string            `json:"from"` // base image, or "template:" and the slug of another template
+	From          string            `json:"from"` // base image, "template:" and the slug of another template, or see IsCaptured
 	VCPU          int64             `json:"vcpu"`
 	MemoryMiB     int64             `json:"memoryMib"`
 	DiskMiB       int64             `json:"diskMib"`
@@ -36,6 +39,20 @@ type BuildSpec struct {
 // Resources is the size a sandbox of this template has by default.
 func (b BuildSpec) Resources() Resources {
 	return Resources{MilliCPU: b.VCPU * Core, Memory: b.MemoryMiB * MiB, Disk: b.DiskMiB * MiB}
+}
+
+// capturedBase begins the From of a template made of a sandbox: the sandbox's ID
+// and, behind an @, what its files were stored as.
+const capturedBase = "sandbox:"
+
+// CapturedBase names the files that were captured of a sandbox as a base.
+func CapturedBase(of ID, files Ref) string { return capturedBase + string(of) + "@" + string(files) }
+
+// IsCaptured tells whether the spec stands on files of a sandbox, and on which.
+func (b BuildSpec) IsCaptured() (Ref, bool) {
+	rest, ok := strings.CutPrefix(b.From, capturedBase)
+	_, files, _ := strings.Cut(rest, "@")
+	return Ref(files), ok
 }
 
 // PoolSize bounds the warm members of a template: at least MinIdle stand ready,

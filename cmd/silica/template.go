@@ -19,7 +19,7 @@ import (
 
 func newTemplate(t *terminal) *cobra.Command {
 	g := group("template", "Describe an environment once, and start it in milliseconds",
-		newTemplateInit(t), newTemplateValidate(t), newTemplateBuild(t), newTemplateLs(t), newTemplateGet(t),
+		newTemplateInit(t), newTemplateValidate(t), newTemplateBuild(t), newTemplateFrom(t), newTemplateLs(t), newTemplateGet(t),
 		newTemplateLogs(t), newTemplateCancel(t), newTemplateRetry(t),
 		newRm(t, "rm TEMPLATE...", "Delete templates; sandboxes of them live on", (*client.Client).DeleteTemplate))
 	g.Aliases = []string{"tpl"}
@@ -196,6 +196,37 @@ its folder, or like what stands before ".Dockerfile". The slug or id of a TEMPLA
 			return t.print(b, func(w io.Writer) { fmt.Fprintln(w, b.ID) })
 		}
 		return t.watchBuild(ctx, c, b.ID)
+	})
+	return c
+}
+
+func newTemplateFrom(t *terminal) *cobra.Command {
+	var req api.TemplateRequest
+	var detach bool
+	c := &cobra.Command{
+		Use:   "from-sandbox SANDBOX SLUG",
+		Short: "Make a template of the files that a sandbox has now",
+		Long: `Make a template of the files that a sandbox has now, and build it.
+
+Sandboxes of it start with these files; start command, environment and size are the
+sandbox's. What runs in the sandbox, and /tmp, does not go along; secrets in files do.`,
+		Example: `  silica exec my-sandbox -- pip install numpy
+  silica template from-sandbox my-sandbox with-numpy
+  silica sandbox create --template with-numpy`,
+		Args: args(2, 2),
+	}
+	c.Flags().StringVar(&req.Name, "name", "", "name shown in lists (the slug)")
+	c.Flags().BoolVarP(&detach, "detach", "d", false, "print the build's id and don't wait")
+	c.RunE = talks(func(ctx context.Context, c *client.Client, given []string) error {
+		req.Slug = given[1]
+		made, err := c.CreateTemplateFrom(ctx, given[0], req)
+		if err != nil {
+			return err
+		}
+		if detach {
+			return t.print(made, func(w io.Writer) { fmt.Fprintln(w, deref(made.PendingRevision)) })
+		}
+		return t.watchBuild(ctx, c, deref(made.CurrentBuildID))
 	})
 	return c
 }

@@ -300,6 +300,9 @@ func (b *Builder) used(ctx context.Context) (map[sandbox.Ref]bool, error) {
 	}
 	for _, t := range templates {
 		used[t.Image] = used[t.Image] || t.DeletedAt.IsZero()
+		if ref, ok := t.Spec.IsCaptured(); ok {
+			used[ref] = used[ref] || t.DeletedAt.IsZero()
+		}
 	}
 	seeds, err := b.Store.Seeds(ctx)
 	if err != nil {

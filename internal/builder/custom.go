@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"silica.dev/silica/internal/guest"
 	"silica.dev/silica/sandbox"
 )
 
@@ -23,6 +24,7 @@ var reservedSlugs = []string{"build-spec", "validate"}
 var (
 	errOfficial = sandbox.E(sandbox.Forbidden, sandbox.CodeForbidden, "official templates are the operator's")
 	errHostFile = sandbox.E(sandbox.Invalid, sandbox.CodeUnsupportedBase, "from: archives on the server are the operator's to use")
+	errCaptured = sandbox.E(sandbox.Invalid, sandbox.CodeUnsupportedBase, "from: a base of a sandbox's files is made by POST /sandboxes/{id}/template")
 	errNoBuild  = sandbox.E(sandbox.NotFound, sandbox.CodeNotFound, "build not found")
 )
 
@@ -82,6 +84,54 @@ func (c *Catalogue) Seed(ctx context.Context, template, revision, key string) (s
 // Create adds a template of the caller's tenant. It is a draft until a build of
 // it was asked for, and has ended well.
 func (c *Catalogue) Create(ctx context.Context, who sandbox.Caller, req sandbox.TemplateRequest) (sandbox.Template, error) {
+	if err := checkSpec(who, "", &req.Spec); err != nil {
+		return sandbox.Template{}, err
+	}
+	t, err := c.draft(who, req)
+	if err != nil {
+		return sandbox.Template{}, err
+	}
+	return c.builder.Store.CreateTemplate(ctx, t, maxTemplates)
+}
+
+// CreateFrom adds a template of the files that a running sandbox of the caller's
+// has now, and asks for its build. What the request's spec leaves open is as the
+// sandbox is, and as its template says.
+func (c *Catalogue) CreateFrom(ctx context.Context, who sandbox.Caller, sb sandbox.Sandbox, agent *guest.Client, req sandbox.TemplateRequest) (sandbox.Template, error) {
+	if err := c.roomForBuild(ctx, who); err != nil {
+		return sandbox.Template{}, err
+	}
+	of, err := c.builder.Store.Template(ctx, sb.Spec.Template)
+	if err != nil && sandbox.AsError(err).Kind != sandbox.NotFound {
+		return sandbox.Template{}, err
+	}
+	spec := of.Built // nothing, if the template is no more
+	spec.Steps, spec.Packages = nil, nil
+	spec.VCPU, spec.MemoryMiB, spec.DiskMiB = (sb.Spec.MilliCPU+sandbox.Core-1)/sandbox.Core, sb.Spec.Memory/sandbox.MiB, sb.Spec.Disk/sandbox.MiB
+	spec.Env, spec.Workdir, spec.User = of.Env, of.Workdir, of.User
+	req.Spec = spec
+	t, err := c.draft(who, req)
+	if err != nil {
+		return sandbox.Template{}, err
+	}
+	files, err := c.builder.capture(ctx, agent, sb.Base)
+	if err != nil {
+		return sandbox.Template{}, err
+	}
+	defer c.builder.hold(files)()
+	t.Spec.From = sandbox.CapturedBase(sb.ID, files)
+	if t, err = c.builder.Store.CreateTemplate(ctx, t, maxTemplates); err != nil {
+		c.builder.discard(ctx, files)
+		return sandbox.Template{}, err
+	}
+	if _, err := c.queue(ctx, t.ID, nil); err != nil {
+		return sandbox.Template{}, err
+	}
+	return c.builder.Store.Template(ctx, t.ID)
+}
+
+// draft checks a request and makes a template of it.
+func (c *Catalogue) draft(who sandbox.Caller, req sandbox.TemplateRequest) (sandbox.Template, error) {
 	slug := req.Slug
 	if slug == "" {
 		slug = slugify(req.Name)
@@ -89,7 +139,7 @@ func (c *Catalogue) Create(ctx context.Context, who sandbox.Caller, req sandbox.
 	if err := c.checkSlug(slug); err != nil {
 		return sandbox.Template{}, err
 	}
-	if err := checkOwn(who, &req.Pool, &req.Spec); err != nil {
+	if err := checkPool(&req.Pool); err != nil {
 		return sandbox.Template{}, err
 	}
 	at := c.builder.now()
@@ -100,7 +150,7 @@ func (c *Catalogue) Create(ctx context.Context, who sandbox.Caller, req sandbox.
 	if t.Name == "" {
 		t.Name = slug
 	}
-	return c.builder.Store.CreateTemplate(ctx, t, maxTemplates)
+	return t, nil
 }
 
 // checkSlug refuses what can't be a tenant's slug.
@@ -132,11 +182,22 @@ func slugify(name string) string {
 	return strings.Trim(slug[:min(len(slug), 63)], "-")
 }
 
-// checkOwn checks what only the operator may say.
-func checkOwn(who sandbox.Caller, pool *sandbox.PoolSize, spec *sandbox.BuildSpec) error {
-	if spec != nil && !who.Admin && (strings.HasPrefix(spec.From, "oci-archive:") || strings.HasPrefix(spec.From, "oci-layout:")) {
+// checkSpec checks what not everybody may say as a base. from is the template's
+// until now: whoever changes the rest may leave it.
+func checkSpec(who sandbox.Caller, from string, spec *sandbox.BuildSpec) error {
+	if spec == nil || spec.From == from {
+		return nil
+	}
+	if !who.Admin && (strings.HasPrefix(spec.From, "oci-archive:") || strings.HasPrefix(spec.From, "oci-layout:")) {
 		return errHostFile.With("field", "from")
 	}
+	if _, ok := spec.IsCaptured(); ok {
+		return errCaptured.With("field", "from")
+	}
+	return nil
+}
+
+func checkPool(pool *sandbox.PoolSize) error {
 	switch {
 	case pool == nil:
 	case pool.MinIdle < 0 || pool.MinIdle > maxPool:
@@ -161,10 +222,13 @@ func (c *Catalogue) own(ctx context.Context, who sandbox.Caller, name string) (s
 // Change sets what ch says. Another spec is built at once; until that is ready
 // the old one serves.
 func (c *Catalogue) Change(ctx context.Context, who sandbox.Caller, name string, ch sandbox.TemplateChange) (sandbox.Template, error) {
-	if err := checkOwn(who, ch.Pool, ch.Spec); err != nil {
+	if err := checkPool(ch.Pool); err != nil {
 		return sandbox.Template{}, err
 	}
 	t, err := c.own(ctx, who, name)
+	if err == nil {
+		err = checkSpec(who, t.Spec.From, ch.Spec)
+	}
 	if err != nil {
 		return sandbox.Template{}, err
 	}
@@ -229,7 +293,8 @@ func (c *Catalogue) Delete(ctx context.Context, who sandbox.Caller, name string)
 		}
 	}
 	c.changed() // its pool is drained
-	c.builder.forgetRevisions(ctx, t.ID, "", t.Image)
+	captured, _ := t.Spec.IsCaptured()
+	c.builder.forgetRevisions(ctx, t.ID, "", t.Image, captured)
 	return nil
 }
 
@@ -243,7 +308,7 @@ func (c *Catalogue) Queue(ctx context.Context, who sandbox.Caller, name string, 
 	if t.Tenant == "" && (spec != nil || t.Revision != "" && !who.Admin) {
 		return sandbox.Build{}, errOfficial
 	}
-	if err := checkOwn(who, nil, spec); err != nil {
+	if err := checkSpec(who, t.Spec.From, spec); err != nil {
 		return sandbox.Build{}, err
 	}
 	if t.Tenant == "" && t.Pending != "" {
@@ -252,8 +317,12 @@ func (c *Catalogue) Queue(ctx context.Context, who sandbox.Caller, name string, 
 	if err := c.roomForBuild(ctx, who); err != nil {
 		return sandbox.Build{}, err
 	}
+	return c.queue(ctx, t.ID, spec)
+}
+
+func (c *Catalogue) queue(ctx context.Context, id string, spec *sandbox.BuildSpec) (sandbox.Build, error) {
 	var b sandbox.Build
-	_, err = c.builder.Store.EditTemplate(ctx, t.ID, func(t *sandbox.Template) (*sandbox.Build, error) {
+	_, err := c.builder.Store.EditTemplate(ctx, id, func(t *sandbox.Template) (*sandbox.Build, error) {
 		if spec != nil {
 			t.Spec, t.UpdatedAt = *spec, c.builder.now()
 		}

@@ -43,6 +43,8 @@ type made struct {
 	User    string
 }
 
+var errNoCapture = sandbox.E(sandbox.Conflict, sandbox.CodeBaseNotFound, "from: what was captured of the sandbox is not here any more")
+
 // makeImage makes spec's root file system. What was made before of the same base
 // and the same first steps is not made again. report gets the steps' events, from one
 // goroutine at a time.
@@ -70,6 +72,13 @@ func (b *Builder) makeImage(ctx context.Context, spec sandbox.BuildSpec, report 
 func (b *Builder) base(ctx context.Context, spec sandbox.BuildSpec, report func(sandbox.BuildEvent)) (_ kept, release func(), err error) {
 	if slug, ok := strings.CutPrefix(spec.From, templateBase); ok {
 		return b.templateBase(ctx, slug)
+	}
+	if ref, ok := spec.IsCaptured(); ok {
+		_, release, err := b.Blobs.Open(ctx, ref)
+		if err != nil {
+			return kept{}, nil, errNoCapture.Because(err)
+		}
+		return kept{Ref: ref, Digest: string(ref)}, release, nil
 	}
 	if err := image.Refused(spec.From); err != nil {
 		return kept{}, nil, err

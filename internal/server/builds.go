@@ -21,6 +21,7 @@ func (s *Server) catalogueRoutes() []route {
 	return []route{
 		{"GET", v1 + "/sandbox-templates", templatesRead, counted, s.listTemplates},
 		{"POST", v1 + "/sandbox-templates", templatesWrite, counted, s.createTemplate},
+		{"POST", sbx + "/template", templatesWrite, counted, s.ofKnown(s.templateFrom)},
 		{"GET", v1 + "/sandbox-templates/build-spec", templatesRead, counted, s.specSchema},
 		{"POST", v1 + "/sandbox-templates/validate", templatesRead, counted, s.validateSpec},
 		{"GET", templatePath, templatesRead, counted, s.getTemplate},

@@ -687,6 +687,7 @@ func newFakeAgent(t *testing.T) *fakeAgent {
 	mux.HandleFunc("POST /files/spool", a.spool)
 	mux.HandleFunc("POST /files/commit", a.commit)
 	mux.HandleFunc("/files/archive", a.archive)
+	mux.HandleFunc("/files/capture", func(http.ResponseWriter, *http.Request) {}) // a tree of nothing
 	srv := httptest.NewServer(mux)
 	a.client = guest.NewClient(func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer

@@ -177,6 +177,8 @@ type Templates interface {
 	// FindTemplate finds by id, slug or alias.
 	FindTemplate(ctx context.Context, tenant sandbox.TenantID, name string) (sandbox.Template, error)
 	Create(ctx context.Context, c sandbox.Caller, req sandbox.TemplateRequest) (sandbox.Template, error)
+	// CreateFrom makes a template of a running sandbox's files and queues its build.
+	CreateFrom(ctx context.Context, c sandbox.Caller, sb sandbox.Sandbox, agent *guest.Client, req sandbox.TemplateRequest) (sandbox.Template, error)
 	// Change has another spec built; until it is, the old one serves.
 	Change(ctx context.Context, c sandbox.Caller, name string, ch sandbox.TemplateChange) (sandbox.Template, error)
 	Delete(ctx context.Context, c sandbox.Caller, name string) error

@@ -180,6 +180,25 @@ func (s *Server) createTemplate(w http.ResponseWriter, r *http.Request, c sandbo
 	if err != nil {
 		return err
 	}
+	req, err := templateRequest(f)
+	if err != nil {
+		return err
+	}
+	spec, err := s.spec(f, true)
+	if err != nil {
+		return err
+	}
+	req.Spec = *spec
+	t, err := s.deps.Templates.Create(r.Context(), c, req)
+	if err != nil {
+		return err
+	}
+	writeOne(w, http.StatusCreated, s.wireTemplate(t))
+	return nil
+}
+
+// templateRequest reads all of a new template but its BuildSpec.
+func templateRequest(f *fields) (sandbox.TemplateRequest, error) {
 	req := sandbox.TemplateRequest{
 		Name: f.label(maxLabel, "name"), Slug: f.text(maxLabel, "slug"), Description: f.text(maxTemplateText, "description"),
 		Tags: f.tags("tags"), Metadata: f.object("metadata", maxMetadata),
@@ -190,15 +209,24 @@ func (s *Server) createTemplate(w http.ResponseWriter, r *http.Request, c sandbo
 	if req.Name == "" && req.Slug == "" {
 		f.reject("name", "is missing")
 	}
-	if f.err != nil {
-		return f.err
-	}
-	spec, err := s.spec(f, true)
+	return req, f.err
+}
+
+// templateFrom makes a template of the files that a sandbox has now, and has it built.
+func (s *Server) templateFrom(w http.ResponseWriter, r *http.Request, c sandbox.Caller) error {
+	f, err := readFields(r)
 	if err != nil {
 		return err
 	}
-	req.Spec = *spec
-	t, err := s.deps.Templates.Create(r.Context(), c, req)
+	req, err := templateRequest(f)
+	if err != nil {
+		return err
+	}
+	ctx, g, sb, err := s.deps.Sandboxes.Guest(r.Context(), c, param(r, "id"))
+	if err != nil {
+		return err
+	}
+	t, err := s.deps.Templates.CreateFrom(ctx, c, sb, g, req)
 	if err != nil {
 		return err
 	}

@@ -171,6 +171,29 @@ func TestTemplatesOfTheTenant(t *testing.T) {
 	request(t, "GET", base+templates+"/"+id, "").want(t, 404, "not_found")
 }
 
+// "Template from a running sandbox: POST /sandboxes/{id}/template {name, slug}".
+func TestTemplateOfASandbox(t *testing.T) {
+	_, _, base := serveWorld(t, Config{})
+	at := base + "/api/v1/sandboxes/" + create(t, base, `{"cpu_count":2,"memory_mb":2048}`) + "/template"
+	request(t, "POST", at, `{}`).want(t, 422, "VALIDATION_ERROR")
+	request(t, "POST", at, `{"slug":"miosa-sandbox"}`).want(t, 409, "CONFLICT")
+	request(t, "POST", base+"/api/v1/sandboxes/sbx_0000000000000000/template", `{"slug":"x"}`).want(t, 404, "NOT_FOUND")
+	a := request(t, "POST", at, `{"slug":"mine","pool":{"minIdle":1}}`)
+	from, _ := a.body["build_spec"].(map[string]any)["from"].(string)
+	if a.status != 201 || a.body["pending_revision"] == nil || a.body["cpu_count"] != 2.0 || a.body["memory_mb"] != 2048.0 || !strings.HasPrefix(from, "sandbox:sbx_") {
+		t.Fatalf("%d %s", a.status, a.raw)
+	}
+	request(t, "POST", at, `{"slug":"mine"}`).want(t, 422, "VALIDATION_FAILED")
+	// What is in an artifact is the business of who made it.
+	request(t, "POST", base+templates, `{"slug":"other","build_spec":{"from":"`+from+`"}}`).want(t, 422, "UNSUPPORTED_BASE_IMAGE")
+	other := made(t, base, `{"slug":"other","build_spec":{"from":"debian:bookworm"}}`)
+	request(t, "PUT", base+templates+"/"+other, `{"build_spec":{"from":"`+from+`"}}`).want(t, 422, "UNSUPPORTED_BASE_IMAGE")
+	request(t, "POST", base+templates+"/"+other+"/builds", `{"build_spec":{"from":"`+from+`"}}`).want(t, 422, "UNSUPPORTED_BASE_IMAGE")
+	if a := request(t, "PUT", base+templates+"/mine", `{"build_spec":{"from":"`+from+`","vcpu":1}}`); a.status != 200 {
+		t.Errorf("its own base, with another size: %d %s", a.status, a.raw)
+	}
+}
+
 // "Build records start in queued. The builder worker moves them through building,
 // snapshotting, certifying, distributing, and then ready or failed."
 func TestBuilds(t *testing.T) {

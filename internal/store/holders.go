@@ -11,6 +11,7 @@ import (
 // a ref adds a line, or what it names is garbage. Its parameters are holdingArgs.
 const holding = `select 'image' as kind, t.slug as id, t.tenant as tenant, r.image as ref from templates t
 		join revisions r on r.node = t.node and r.template = t.id and r.revision = t.revision where t.deleted_at = 0 and r.image <> ''
+	union all select 'image', slug, tenant, captured from templates where captured <> '' and deleted_at = 0
 	union all select 'seed', template, '', ref from seeds where ref <> ''
 	union all select 'base', id, tenant, base from sandboxes where base <> '' and (files <> '' or memory_ref <> '' or freed = $1 or state = $2)
 	union all select 'base', id, tenant, base from snapshots where base <> ''

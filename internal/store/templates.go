@@ -70,15 +70,16 @@ func (t *tx) saveTemplate(x sandbox.Template) error {
 	if err != nil {
 		return fmt.Errorf("template %s: %w", x.ID, err)
 	}
+	captured, _ := x.Spec.IsCaptured()
 	_, err = t.exec(`insert into templates (node, id, tenant, slug, name, description, category, tags, metadata, pool_min, pool_max, spec,
-			revision, last_build, created_at, updated_at, deleted_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+			revision, last_build, created_at, updated_at, deleted_at, captured)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 		on conflict (node, id) do update set name = excluded.name, description = excluded.description, category = excluded.category,
 			tags = excluded.tags, metadata = excluded.metadata, pool_min = excluded.pool_min, pool_max = excluded.pool_max,
 			spec = excluded.spec, revision = excluded.revision, last_build = excluded.last_build, created_at = excluded.created_at,
-			updated_at = excluded.updated_at, deleted_at = excluded.deleted_at`,
+			updated_at = excluded.updated_at, deleted_at = excluded.deleted_at, captured = excluded.captured`,
 		t.node, x.ID, string(x.Tenant), x.Slug, x.Name, x.Description, x.Category, texts[0], texts[1], x.Pool.MinIdle, x.Pool.MaxIdle, texts[2],
-		x.Revision, x.LastBuild, micros(x.CreatedAt), micros(x.UpdatedAt), micros(x.DeletedAt))
+		x.Revision, x.LastBuild, micros(x.CreatedAt), micros(x.UpdatedAt), micros(x.DeletedAt), string(captured))
 	if unique(err) {
 		return templateTaken.Because(err)
 	}

@@ -13,6 +13,16 @@ import (
 // answerWithin is how long an agent may take to end a process.
 const answerWithin = time.Second
 
+// shortFor covers a call of the guard and the wait for what it did.
+const shortFor = 5 * time.Second
+
+// wasShort tells whether the sandbox was short of memory a moment ago. A sentry
+// at its hard limit mostly is not killed for it: it dies of the first signal that
+// the kernel finds no memory to deliver.
+func (s *slot) wasShort() bool {
+	return time.Since(time.Unix(0, s.short.Load())) < shortFor
+}
+
 // guard asks a sandbox's agent to end its greediest process whenever the sandbox
 // nears its memory limit, until the sandbox ends or the engine does. Without it
 // the kernel would end the sentry, and all with it.
@@ -36,6 +46,7 @@ func (e *Engine) guard(s *slot) {
 	defer agent.Close()
 
 	err := e.cfg.Groups.Watch(ctx, s.name(), func(ctx context.Context, p cgroup.Pressure) cgroup.Decision {
+		s.short.Store(time.Now().UnixNano())
 		ctx, cancel := context.WithTimeout(ctx, answerWithin)
 		defer cancel()
 		res, err := agent.Relieve(ctx)

@@ -90,7 +90,7 @@ func (e *Engine) recoverSlot(n int, dir string, rec record) {
 		if rec.Boot != e.boot {
 			exit.Reason = "the machine was restarted"
 		} else if oom, err := e.cfg.Groups.OOMKilled(slotName(n)); err == nil && oom {
-			exit = runtime.Exit{Reason: "out of memory: the sandbox used more than its limit", OutOfMemory: true}
+			exit = outOfMemory
 		}
 		rec.Exit = &exit
 	}

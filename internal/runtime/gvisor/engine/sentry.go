@@ -216,6 +216,8 @@ func newFilestore(dir string) (*os.File, error) {
 // endedUnwatched is the reason of sandboxes that ended while no engine ran.
 const endedUnwatched = "the sandbox ended while nobody watched"
 
+var outOfMemory = runtime.Exit{Reason: "out of memory: the sandbox used more than its limit", OutOfMemory: true}
+
 // exitOf says in a sentence why a sentry ended that nobody killed. The sentence
 // is the tenant's to read: what the sentry said is not in it.
 func exitOf(status unix.WaitStatus, child bool) runtime.Exit {

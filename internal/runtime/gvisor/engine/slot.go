@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/sentry/state/checkpointfiles"
 
 	"silica.dev/silica/internal/network"
-	"silica.dev/silica/internal/runtime"
 	"silica.dev/silica/internal/runtime/gvisor/cgroup"
 	"silica.dev/silica/sandbox"
 )
@@ -54,6 +54,7 @@ type slot struct {
 	net    *network.Namespace // nil in adopted ones
 	sentry *sentry            // nil until created
 	gone   chan struct{}      // closed when the sentry has ended
+	short  atomic.Int64       // Unix nanoseconds when its guard last saw it short of memory
 
 	mu  sync.Mutex
 	rec record
@@ -212,8 +213,9 @@ func (e *Engine) watch(s *slot) {
 	if rec.Phase != dying && rec.Exit == nil {
 		exit := exitOf(status, child)
 		// Read while the group is there: the answer goes with it.
-		if oom, err := e.cfg.Groups.OOMKilled(s.name()); err == nil && oom {
-			exit = runtime.Exit{Reason: "out of memory: the sandbox used more than its limit", OutOfMemory: true}
+		oom, err := e.cfg.Groups.OOMKilled(s.name())
+		if err == nil && oom || status.Signaled() && s.wasShort() {
+			exit = outOfMemory
 		}
 		log.Warn("sentry ended by itself", "reason", exit.Reason, "panic", panicText(s.dir))
 		if err := s.update(func(r *record) { r.Exit = &exit }); err != nil {
