@@ -21,7 +21,7 @@ func TestHostDiskFull(t *testing.T) {
 	if err := os.MkdirAll(s.data, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("none", s.data, "tmpfs", 0, "size=2g"); err != nil {
+	if err := unix.Mount("none", s.data, "tmpfs", 0, "size=4g"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(s.data, unix.MNT_DETACH) })

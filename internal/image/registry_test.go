@@ -359,7 +359,9 @@ func TestMillionFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer bodies.close()
-	err = unpacking{to: newTree(), spool: bodies}.unpack(t.Context(), r)
+	files := newTree()
+	files.most = 10_000
+	err = unpacking{to: files, spool: bodies}.unpack(t.Context(), r)
 	r.Close()
 	if !sandbox.HasCode(err, sandbox.CodeImageTooLarge) {
 		t.Errorf("got %v, want %s", err, sandbox.CodeImageTooLarge)

@@ -69,12 +69,13 @@ func (e extent) open() (io.ReadCloser, error) {
 type tree struct {
 	root    *node
 	entries int64
+	most    int64
 	bytes   int64
 	layer   int          // the one being added
 	close   func() error // of what bodies are read from; may be nil
 }
 
-func newTree() *tree { return &tree{root: newFolder(0o755)} }
+func newTree() *tree { return &tree{root: newFolder(0o755), most: maxEntries} }
 
 func newFolder(mode uint32) *node {
 	return &node{mode: unix.S_IFDIR | mode, children: map[string]*node{}}
@@ -192,8 +193,8 @@ func (t *tree) parent(parts []string) (*node, error) {
 
 // count takes one more entry of size bytes into account.
 func (t *tree) count(size int64) error {
-	if t.entries++; t.entries > maxEntries {
-		return sandbox.E(sandbox.TooLarge, sandbox.CodeImageTooLarge, fmt.Sprintf("the image has more than %d files", maxEntries))
+	if t.entries++; t.entries > t.most {
+		return sandbox.E(sandbox.TooLarge, sandbox.CodeImageTooLarge, fmt.Sprintf("the image has more than %d files", t.most))
 	}
 	if t.bytes += size; size > maxBytes || t.bytes > maxBytes {
 		return sandbox.E(sandbox.TooLarge, sandbox.CodeImageTooLarge, fmt.Sprintf("the image has more than %d GiB of files", int64(maxBytes)>>30))

@@ -34,7 +34,7 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 	if err != nil {
 		return sandbox.Sandbox{}, err
 	}
-	if err := s.room(ctx, sb.Spec.Resources); err != nil {
+	if err := s.makeRoom(ctx, sb.Spec); err != nil {
 		return sandbox.Sandbox{}, err
 	}
 	if sb.Spec.Resources == s.cfg.usual(t) {
@@ -89,6 +89,37 @@ func (s *Supervisor) room(ctx context.Context, res sandbox.Resources) error {
 		return nil
 	}
 	return s.capacity.Room(ctx, res)
+}
+
+// makeRoom is room for a tenant's sandbox. On a full host what stands ready for
+// others makes way; a member that becomes the sandbox itself, known by its template,
+// needs no more than it has.
+func (s *Supervisor) makeRoom(ctx context.Context, spec sandbox.Spec) error {
+	err := s.room(ctx, spec.Resources)
+	if !sandbox.HasCode(err, sandbox.CodeHostFull) {
+		return err
+	}
+	members, failed := s.store.Warm(ctx)
+	if failed != nil || len(members) == 0 {
+		return err
+	}
+	for _, m := range members {
+		if m.Spec.Template == spec.Template && m.Spec.Revision == spec.Revision && m.Spec.Resources == spec.Resources {
+			return nil
+		}
+	}
+	for _, m := range members {
+		if u := s.lookup(m.ID); u != nil && s.retire(u, sandbox.Warm) {
+			s.awaitGone(ctx, m.ID)
+		}
+	}
+	for range 10 { // a look at the host is good for a while, and memory comes back by and by
+		if err = s.room(ctx, spec.Resources); !sandbox.HasCode(err, sandbox.CodeHostFull) {
+			break
+		}
+		pause(ctx, 100*time.Millisecond)
+	}
+	return err
 }
 
 // resolve finds the template that a tenant means by a name. An official one that

@@ -105,6 +105,27 @@ func TestPoolWaitsForASnapshot(t *testing.T) {
 	m.warm(1)
 }
 
+// "evict idle pool members when the host is full": what stands ready is no reason to
+// refuse a tenant, and a member that fits is taken though nothing else would fit.
+func TestPoolMakesWay(t *testing.T) {
+	m := newMachine(t, Config{WarmPool: 2})
+	members := m.warm(2)
+	m.host.full.Store(true)
+	sb := m.create(m.a, sandbox.CreateRequest{})
+	if sb.BootPath != sandbox.BootPool {
+		t.Errorf("the member that was ready was not taken: %s", sb.BootPath)
+	}
+	go func() {
+		m.eventually("the other member makes way", func() bool {
+			return !slices.ContainsFunc(m.onHost(), func(id sandbox.ID) bool { return slices.Contains(members, id) && id != sb.ID })
+		})
+		m.host.full.Store(false)
+	}()
+	if sb := m.create(m.a, sandbox.CreateRequest{Resources: sandbox.Resources{Memory: 512 << 20}}); sb.State != sandbox.Running {
+		t.Errorf("another size: %s", sb.State)
+	}
+}
+
 // sized gives the pools of templates their sizes, by slug.
 func sized(sizes map[string]sandbox.PoolSize) func(*sandbox.Template) {
 	return func(t *sandbox.Template) { t.Pool = sizes[t.Slug] }

@@ -249,7 +249,7 @@ func (s *Supervisor) Start(ctx context.Context, c sandbox.Caller, id string) (sa
 		case sb.State != sandbox.Paused:
 			return sandbox.Sandbox{}, errOver.With("state", sb.State)
 		}
-		if err := s.room(ctx, sb.Spec.Resources); err != nil {
+		if err := s.makeRoom(ctx, sandbox.Spec{Resources: sb.Spec.Resources}); err != nil {
 			return sandbox.Sandbox{}, err
 		}
 		// Known before the row says so, and nobody else's.
