@@ -17,8 +17,8 @@ var (
 	errWaking      = sandbox.E(sandbox.Unavailable, sandbox.CodeUnavailable, "the sandbox is still being started: try again in a moment")
 )
 
-// Pause keeps memory and files of a running sandbox, persistent or not, and frees
-// the host: both are durable when this answers, and Start brings them back. One
+// Pause keeps memory and files of a running sandbox, persistent or not: both are
+// durable when this answers, the host lets go of it right after, and Start brings them back. One
 // paused already is a success. When they can't be kept it runs on.
 func (s *Supervisor) Pause(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
 	if err := s.settled(ctx); err != nil {

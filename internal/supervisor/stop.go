@@ -117,8 +117,7 @@ func (s *Supervisor) halt(ctx context.Context, tenant sandbox.TenantID, id sandb
 	if err != nil || got.State != sandbox.Paused {
 		return got, err
 	}
-	s.free(u)
-	s.awaitGone(ctx, id)
+	s.free(u) // who starts it at once waits for that
 	return got, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -63,10 +64,12 @@ func (d *Driver) save(ctx context.Context, id sandbox.ID, stand bool) (_ runtime
 	if full := anyRoom(dirs[0]); full != nil {
 		return runtime.State{}, full
 	}
+	began := time.Now()
 	req := wire.SaveRequest{ID: id, Memory: dirs[0], Files: dirs[1], Stand: stand}
 	if err := l.engine.call(ctx, wire.PathSave, req, nil, false); err != nil {
 		return runtime.State{}, hostFull(dirs[0], err)
 	}
+	saved := time.Now()
 	st := runtime.State{Key: l.engine.version}
 	refs := [2]*sandbox.Ref{&st.Memory, &st.Files}
 	both, putting := errgroup.WithContext(ctx)
@@ -91,6 +94,7 @@ func (d *Driver) save(ctx context.Context, id sandbox.ID, stand bool) (_ runtime
 		return runtime.State{}, err
 	}
 	d.trust(st.Memory)
+	d.log.Debug("saved", "sandbox", id, "stood", saved.Sub(began), "kept", time.Since(saved), "bytes", st.Size)
 	return st, nil
 }
 

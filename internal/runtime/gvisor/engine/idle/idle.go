@@ -75,7 +75,11 @@ func Quiet() {
 
 const (
 	busyPeriod = 400 * time.Microsecond // the library's
-	idlePeriod = 12800 * time.Microsecond
+	idlePeriod = 102400 * time.Microsecond
+	// looking is more than a look costs by itself, the timer and the runtime's own
+	// threads included: 100 microseconds were seen on a slow virtual machine.
+	// Taken for work, its own looks would keep the loop awake for ever.
+	looking = 250 * time.Microsecond
 	// patience is how many periods without work it takes to double the next.
 	patience = 25
 )
@@ -104,8 +108,7 @@ type pace struct {
 
 // next takes the CPU time this process has used in all.
 func (p *pace) next(used time.Duration) {
-	// Looking costs some microseconds itself.
-	worked := used-p.used > max(p.period/20, 50*time.Microsecond)
+	worked := used-p.used > max(p.period/20, looking)
 	p.used = used
 	switch p.calm++; {
 	case worked:
