@@ -21,7 +21,7 @@ func (t target) terminal(ctx context.Context) (s Section, err error) {
 		return s, err
 	}
 	defer end()
-	term, err := t.client.OpenTerminal(ctx, id, api.TerminalRequest{Env: map[string]string{"PS1": "$ "}})
+	term, err := t.client.OpenTerminal(ctx, id, api.TerminalRequest{})
 	if err != nil {
 		return s, fmt.Errorf("open a terminal: %w", err)
 	}
@@ -37,7 +37,13 @@ func (t target) terminal(ctx context.Context) (s Section, err error) {
 		}
 		return nil
 	}
-	if err := expect("$ "); err != nil {
+	// A prompt that none of the keys is in, whatever the image's own is. The line that
+	// sets it does not look like it.
+	const prompt = "<$ "
+	if _, err := term.Write([]byte("PS1=$'\\x3c$ '\n")); err != nil {
+		return s, err
+	}
+	if err := expect(prompt); err != nil {
 		return s, err
 	}
 	var took []time.Duration
@@ -46,7 +52,7 @@ func (t target) terminal(ctx context.Context) (s Section, err error) {
 			if _, err := term.Write([]byte("\x03")); err != nil {
 				return s, err
 			}
-			if err := expect("$ "); err != nil {
+			if err := expect(prompt); err != nil {
 				return s, err
 			}
 		}
