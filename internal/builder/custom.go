@@ -118,9 +118,11 @@ func (c *Catalogue) CreateFrom(ctx context.Context, who sandbox.Caller, sb sandb
 	if err != nil {
 		return sandbox.Template{}, err
 	}
-	defer c.builder.hold(files)()
+	release := c.builder.hold(files) // until the row does
 	t.Spec.From = sandbox.CapturedBase(sb.ID, files)
-	if t, err = c.builder.Store.CreateTemplate(ctx, t, maxTemplates); err != nil {
+	t, err = c.builder.Store.CreateTemplate(ctx, t, maxTemplates)
+	release()
+	if err != nil {
 		c.builder.discard(ctx, files)
 		return sandbox.Template{}, err
 	}

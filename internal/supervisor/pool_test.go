@@ -115,14 +115,24 @@ func TestPoolMakesWay(t *testing.T) {
 	if sb.BootPath != sandbox.BootPool {
 		t.Errorf("the member that was ready was not taken: %s", sb.BootPath)
 	}
-	go func() {
-		m.eventually("the other member makes way", func() bool {
-			return !slices.ContainsFunc(m.onHost(), func(id sandbox.ID) bool { return slices.Contains(members, id) && id != sb.ID })
-		})
+	other := members[slices.IndexFunc(members, func(id sandbox.ID) bool { return id != sb.ID })]
+	stop := make(chan struct{})
+	var host sync.WaitGroup
+	host.Go(func() {
+		for slices.Contains(m.onHost(), other) {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
 		m.host.full.Store(false)
-	}()
-	if sb := m.create(m.a, sandbox.CreateRequest{Resources: sandbox.Resources{Memory: 512 << 20}}); sb.State != sandbox.Running {
-		t.Errorf("another size: %s", sb.State)
+	})
+	sb, err := m.Create(m.ctx, m.a, sandbox.CreateRequest{Resources: sandbox.Resources{Memory: 2 * sb.Spec.Memory}})
+	close(stop)
+	host.Wait()
+	if err != nil || sb.State != sandbox.Running || sb.BootPath == sandbox.BootPool {
+		t.Errorf("another size, once the other member has made way: %s by %s, %v", sb.State, sb.BootPath, err)
 	}
 }
 
