@@ -345,26 +345,35 @@ func (t *Table) killTreeLocked(p *Process) {
 	})
 }
 
-// killGroup kills until nobody is left. It gives up on the unkillable after a
-// while.
+// unkillable is how long the same processes may stay before killGroup gives up.
+const unkillable = 10 * time.Second
+
+// killGroup kills until nobody is left.
 func killGroup(g group) {
-	var buf []int
-	for pause, deadline := time.Millisecond, time.Now().Add(10*time.Second); ; pause = min(2*pause, 20*time.Millisecond) {
-		if buf = hold(g, buf, deadline); len(buf) == 0 || time.Now().After(deadline) {
+	var buf, before []int
+	deadline := time.Now().Add(unkillable)
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		if buf = hold(g, buf); len(buf) == 0 {
 			return
 		}
 		for _, pid := range buf {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
+		switch now := time.Now(); {
+		case !slices.Equal(buf, before): // on a busy machine a fork bomb takes its time to end
+			before, deadline = slices.Clone(buf), now.Add(unkillable)
+		case now.After(deadline):
+			return
+		}
 		time.Sleep(pause) // the dead need a moment to leave
 	}
 }
 
-// hold stops everybody in a group and returns them. A fork bomb that is killed
-// one by one has room to fork at once; the stopped go on taking up the limit.
-func hold(g group, buf []int, deadline time.Time) []int {
+// hold stops everybody in a group, or nearly, and returns them. A fork bomb that is
+// killed one by one has room to fork at once; the stopped go on taking up the limit.
+func hold(g group, buf []int) []int {
 	stopped := map[int]bool{}
-	for {
+	for range 4 { // who is not met yet is in the next round of killing
 		buf = g.members(buf[:0])
 		known := len(stopped)
 		for _, pid := range buf {
@@ -373,10 +382,11 @@ func hold(g group, buf []int, deadline time.Time) []int {
 				_ = unix.Kill(pid, unix.SIGSTOP)
 			}
 		}
-		if len(stopped) == known || time.Now().After(deadline) {
-			return buf
+		if len(stopped) == known {
+			break
 		}
 	}
+	return buf
 }
 
 // Count tells how many processes there are besides the agent.
