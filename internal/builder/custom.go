@@ -95,8 +95,8 @@ func (c *Catalogue) Create(ctx context.Context, who sandbox.Caller, req sandbox.
 }
 
 // CreateFrom adds a template of the files that a running sandbox of the caller's
-// has now, and asks for its build. What the request's spec leaves open is as the
-// sandbox is, and as its template says.
+// has now, and asks for its build. Its size is the sandbox's, the rest as the
+// sandbox's template says; the request has no spec.
 func (c *Catalogue) CreateFrom(ctx context.Context, who sandbox.Caller, sb sandbox.Sandbox, agent *guest.Client, req sandbox.TemplateRequest) (sandbox.Template, error) {
 	if err := c.roomForBuild(ctx, who); err != nil {
 		return sandbox.Template{}, err

@@ -90,13 +90,13 @@ func (s *Supervisor) origin(ctx context.Context, c sandbox.Caller, id string, re
 			err = s.whole(ctx, n)
 		}
 		if err == nil {
-			err = s.room(ctx, n.Spec.Resources)
+			err = s.makeRoom(ctx, sandbox.Spec{Resources: n.Spec.Resources})
 		}
 		return n, err
 	}
 	sb, err := s.store.Sandbox(ctx, c.Tenant, id)
 	if err == nil {
-		err = s.room(ctx, sb.Spec.Resources)
+		err = s.makeRoom(ctx, sandbox.Spec{Resources: sb.Spec.Resources})
 	}
 	if err == nil { // before anything stands still for nothing
 		err = s.store.RoomToFork(ctx, sb, req.Count, s.limitOf(c))

@@ -18,8 +18,8 @@ var (
 )
 
 // Pause keeps memory and files of a running sandbox, persistent or not: both are
-// durable when this answers, the host lets go of it right after, and Start brings them back. One
-// paused already is a success. When they can't be kept it runs on.
+// durable when this answers, the host lets go of it right after, and Start brings
+// them back. One paused already is a success. When they can't be kept it runs on.
 func (s *Supervisor) Pause(ctx context.Context, c sandbox.Caller, id string) (sandbox.Sandbox, error) {
 	if err := s.settled(ctx); err != nil {
 		return sandbox.Sandbox{}, err
