@@ -210,7 +210,7 @@ func newTemplateFrom(t *terminal) *cobra.Command {
 
 Sandboxes of it start with these files; start command, environment and size are the
 sandbox's. What runs in the sandbox, and /tmp, does not go along; secrets in files do.`,
-		Example: `  silica exec my-sandbox -- pip install numpy
+		Example: `  silica sandbox exec my-sandbox -- pip install numpy
   silica template from-sandbox my-sandbox with-numpy
   silica sandbox create --template with-numpy`,
 		Args: args(2, 2),
