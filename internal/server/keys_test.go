@@ -2,7 +2,9 @@ package server
 
 import (
 	"bufio"
+	"context"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -142,7 +144,7 @@ func TestStreamEndsWithItsKey(t *testing.T) {
 	t.Run("expired", func(t *testing.T) {
 		w, _, base := serveWorld(t, Config{})
 		id := create(t, base, `{}`)
-		w.changeCaller(keyA, func(c *sandbox.Caller) { c.ExpiresAt = time.Now().Add(200 * time.Millisecond) })
+		w.changeCaller(keyA, func(c *sandbox.Caller) { c.ExpiresAt = time.Now().Add(time.Second) })
 		res := stream(t, "GET", base+"/api/v1/sandboxes/"+id+"/events", "")
 		if last := lastEvent(t, res); !strings.Contains(last, `"type":"closing"`) {
 			t.Errorf("last event: %s", last)
@@ -159,6 +161,25 @@ func TestStreamEndsWithItsKey(t *testing.T) {
 			t.Errorf("last event: %s", last)
 		}
 	})
+}
+
+// A stream hears of its key's end by the log that it reads as often as by its own
+// context, which may not have ended yet.
+func TestStreamKnowsWhyBeforeItsContextEnds(t *testing.T) {
+	s := &Server{cfg: Config{Heartbeat: time.Hour}}
+	for range 1000 {
+		key, end := context.WithCancelCause(t.Context())
+		sent := httptest.NewRecorder()
+		out := s.openStreamUntil(sent, key, t.Context())
+		log, stop := context.WithCancel(key)
+		go end(errRevoked)
+		<-log.Done()
+		out.close()
+		stop()
+		if !strings.Contains(sent.Body.String(), `"reconnect":false`) {
+			t.Fatalf("sent: %q", sent.Body)
+		}
+	}
 }
 
 // lastEvent reads a stream to its end.

@@ -21,6 +21,7 @@ type eventStream struct {
 	w http.ResponseWriter
 	// ctx ends when the client leaves, a write fails, or the server closes.
 	ctx    context.Context
+	parent context.Context // tells why, before ctx itself has ended
 	cancel context.CancelFunc
 	beat   *time.Ticker
 	buf    []byte
@@ -38,7 +39,7 @@ func (s *Server) openStreamUntil(w http.ResponseWriter, ctx, closing context.Con
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
-	e := &eventStream{w: w, beat: time.NewTicker(s.cfg.Heartbeat)}
+	e := &eventStream{w: w, parent: ctx, beat: time.NewTicker(s.cfg.Heartbeat)}
 	e.ctx, e.cancel = context.WithCancel(ctx)
 	e.stop = context.AfterFunc(closing, e.cancel)
 	e.flush()
@@ -46,7 +47,7 @@ func (s *Server) openStreamUntil(w http.ResponseWriter, ctx, closing context.Con
 }
 
 func (e *eventStream) close() {
-	if context.Cause(e.ctx) == errRevoked {
+	if context.Cause(e.parent) == errRevoked {
 		e.object("", api.EventClosing, map[string]any{"reason": errRevoked.Message, "reconnect": false})
 	}
 	e.stop()
