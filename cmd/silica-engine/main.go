@@ -12,6 +12,7 @@ import (
 	"gvisor.dev/gvisor/runsc/cli/maincli"
 
 	"silica.dev/silica/internal/runtime/gvisor/cgroup"
+	"silica.dev/silica/internal/runtime/gvisor/engine/cpuid"
 	"silica.dev/silica/internal/runtime/gvisor/engine/idle"
 	"silica.dev/silica/internal/runtime/gvisor/engine/seccomp"
 )
@@ -35,6 +36,9 @@ func sandboxMain() error {
 	}
 	os.Args = args
 	if seccomp.ForBoot(args) {
+		if err := cpuid.Untrap(); err != nil {
+			return err
+		}
 		idle.Quiet()
 		if err := seccomp.Inject(); err != nil {
 			return err

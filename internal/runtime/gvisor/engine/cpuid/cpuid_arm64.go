@@ -1,0 +1,4 @@
+package cpuid
+
+// Untrap does nothing: programs read what this CPU can do from files.
+func Untrap() error { return nil }
