@@ -18,29 +18,54 @@ const busybox = "/bin/busybox"
 // and its kernel settings are there for them too.
 func (t target) compare(ctx context.Context) (s Section, err error) {
 	s = Section{Title: "Beside it, on the same machine in the same run", Note: "Whole commands, as a caller without a server would start them. " +
-		"The root file system is one static busybox; runsc runs without network and cgroups, which makes it faster."}
+		"The root file system is one static busybox; runsc runs without network and cgroups, which makes it faster. " +
+		"A machine that has rested is slower at everything, so what stands above with a pause between two is to be compared with what has one here."}
 	dir, err := os.MkdirTemp("", "silica-bench-*")
 	if err != nil {
 		return s, err
 	}
 	defer os.RemoveAll(dir)
-	add := func(what string, took []time.Duration, err error) error {
-		if err != nil {
-			return fmt.Errorf("%s: %w", what, err)
+	// add measures back to back and with pauses.
+	add := func(what string, n int, once func(int) (time.Duration, error)) error {
+		for _, pause := range []time.Duration{0, t.Refill} {
+			took, err := measure(ctx, t.rounds(n), pause, once)
+			if err != nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			s.Rows = append(s.Rows, Row{What: what + apart(pause), Stats: summarise(took, 0)})
 		}
-		s.Rows = append(s.Rows, Row{What: what, Stats: summarise(took, 0)})
 		return nil
+	}
+	if err := add("sh -c true on the host", 50, func(int) (time.Duration, error) {
+		begun := time.Now()
+		err := exec.CommandContext(ctx, "sh", "-c", "true").Run()
+		return time.Since(begun), err
+	}); err != nil {
+		return s, err
 	}
 	if t.Runc == "" {
 		s.Facts = append(s.Facts, Fact{"runc", "not installed: left out", ""})
 	} else {
 		c := container{tool: []string{t.Runc, "--root", filepath.Join(dir, "runc")}, bundle: filepath.Join(dir, "runc-bundle")}
-		run, err := c.runTrue(ctx, t.rounds(50))
-		if err := add("runc run … true", run, err); err != nil {
+		if err := c.prepare(busybox, "true"); err != nil {
 			return s, err
 		}
-		exec, err := c.execTrue(ctx, t.rounds(50))
-		if err := add("runc exec … true", exec, err); err != nil {
+		if err := add("runc run … true", 50, func(i int) (time.Duration, error) {
+			return c.command(ctx, "run", fmt.Sprintf("bench-%d-%d", os.Getpid(), i))
+		}); err != nil {
+			return s, err
+		}
+		if err := c.prepare(busybox, "sleep", "3600"); err != nil {
+			return s, err
+		}
+		id := fmt.Sprintf("bench-%d-exec", os.Getpid())
+		if _, err := c.command(ctx, "run", "--detach", id); err != nil {
+			return s, err
+		}
+		defer c.remove(ctx, id)
+		if err := add("runc exec … true", 50, func(int) (time.Duration, error) {
+			return c.command(ctx, "exec", id, busybox, "true")
+		}); err != nil {
 			return s, err
 		}
 	}
@@ -49,8 +74,38 @@ func (t target) compare(ctx context.Context) (s Section, err error) {
 		return s, nil
 	}
 	c := t.runsc(dir)
-	took, err := c.restoreAndExec(ctx, dir, t.rounds(20))
-	return s, add("runsc restore + exec … true", took, err)
+	image, err := c.checkpoint(ctx, dir)
+	if err != nil {
+		return s, err
+	}
+	return s, add("runsc restore + exec … true", 20, func(i int) (time.Duration, error) {
+		return c.restoreOnce(ctx, image, fmt.Sprintf("bench-%d-%d", os.Getpid(), i))
+	})
+}
+
+// measure takes n times what once says it took, after two that fill caches, with a
+// pause before each.
+func measure(ctx context.Context, n int, pause time.Duration, once func(i int) (time.Duration, error)) ([]time.Duration, error) {
+	var took []time.Duration
+	for i := range n + 2 {
+		rest(ctx, pause)
+		d, err := once(i)
+		if err != nil {
+			return nil, err
+		}
+		if i >= 2 {
+			took = append(took, d)
+		}
+	}
+	return took, nil
+}
+
+// apart names a series by its pause.
+func apart(pause time.Duration) string {
+	if pause == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %s apart", pause)
 }
 
 // runsc is one with its things in dir.
@@ -135,76 +190,25 @@ func copyFile(to, from string) error {
 	return out.Close()
 }
 
-func (c container) runTrue(ctx context.Context, n int) ([]time.Duration, error) {
-	if err := c.prepare(busybox, "true"); err != nil {
-		return nil, err
-	}
-	var took []time.Duration
-	for i := range n + 2 {
-		d, err := c.command(ctx, "run", fmt.Sprintf("bench-%d-%d", os.Getpid(), i))
-		if err != nil {
-			return nil, err
-		}
-		if i >= 2 {
-			took = append(took, d)
-		}
-	}
-	return took, nil
-}
-
-func (c container) execTrue(ctx context.Context, n int) ([]time.Duration, error) {
+// checkpoint takes one to restore from, in dir.
+func (c container) checkpoint(ctx context.Context, dir string) (image string, err error) {
 	if err := c.prepare(busybox, "sleep", "3600"); err != nil {
-		return nil, err
+		return "", err
 	}
-	id := fmt.Sprintf("bench-%d-exec", os.Getpid())
-	if _, err := c.command(ctx, "run", "--detach", id); err != nil {
-		return nil, err
-	}
-	defer c.remove(ctx, id)
-	var took []time.Duration
-	for i := range n + 2 {
-		d, err := c.command(ctx, "exec", id, busybox, "true")
-		if err != nil {
-			return nil, err
-		}
-		if i >= 2 {
-			took = append(took, d)
-		}
-	}
-	return took, nil
-}
-
-// restoreAndExec takes one checkpoint, then times what a script does to get a
-// command's answer from it.
-func (c container) restoreAndExec(ctx context.Context, dir string, n int) ([]time.Duration, error) {
-	if err := c.prepare(busybox, "sleep", "3600"); err != nil {
-		return nil, err
-	}
-	image := filepath.Join(dir, "checkpoint")
+	image = filepath.Join(dir, "checkpoint")
 	if err := os.Mkdir(image, 0o755); err != nil {
-		return nil, err
+		return "", err
 	}
 	seed := fmt.Sprintf("bench-%d-seed", os.Getpid())
 	defer c.remove(ctx, seed)
 	if _, err := c.command(ctx, "run", "--detach", seed); err != nil {
-		return nil, err
+		return "", err
 	}
-	if _, err := c.command(ctx, "checkpoint", "--image-path", image, "--compression", "none", seed); err != nil {
-		return nil, err
-	}
-	var took []time.Duration
-	for i := range n + 1 {
-		d, err := c.restoreOnce(ctx, image, fmt.Sprintf("bench-%d-%d", os.Getpid(), i))
-		if err != nil {
-			return nil, err
-		}
-		if i >= 1 {
-			took = append(took, d)
-		}
-	}
-	return took, nil
+	_, err = c.command(ctx, "checkpoint", "--image-path", image, "--compression", "none", seed)
+	return image, err
 }
 
+// restoreOnce times what a script does to get a command's answer from a checkpoint.
 func (c container) restoreOnce(ctx context.Context, image, id string) (time.Duration, error) {
 	defer c.remove(ctx, id)
 	restored, err := c.command(ctx, "restore", "--detach", "--image-path", image, id)
