@@ -123,22 +123,31 @@ func chosen(dir string) (v1.Descriptor, v1.Image, error) {
 	if err != nil {
 		return v1.Descriptor{}, nil, sandbox.E(sandbox.Invalid, sandbox.CodeBaseNotFound, "there is no image in the OCI layout").With("field", "from").Because(err)
 	}
-	d, img, err := pick(index, 0)
-	if err != nil {
-		return d, nil, err
+	d, img, err := forThisMachine(index)
+	if known := (*sandbox.Error)(nil); err != nil && !errors.As(err, &known) {
+		err = errors.Join(hostile("index.json", "can't be read"), err)
 	}
-	if img == nil {
-		return d, nil, unsupported("it is not made for linux/" + platform().Architecture)
-	}
-	return d, img, nil
+	return d, img, err
 }
 
-// pick looks for the first image for this machine, through indexes of indexes.
+// forThisMachine is the first image of an index for this machine, and what names
+// it.
+func forThisMachine(index v1.ImageIndex) (v1.Descriptor, v1.Image, error) {
+	d, img, err := pick(index, 0)
+	if err == nil && img == nil {
+		err = unsupported("it is not made for " + platform().String())
+	}
+	return d, img, err
+}
+
+// pick looks for that image through indexes of indexes; nil when there is none.
 func pick(index v1.ImageIndex, depth int) (v1.Descriptor, v1.Image, error) {
-	unreadable := func(err error) error { return errors.Join(hostile("index.json", "can't be read"), err) }
+	if depth > 3 {
+		return v1.Descriptor{}, nil, hostile("index.json", "is too deep")
+	}
 	manifest, err := index.IndexManifest()
-	if err != nil || depth > 3 {
-		return v1.Descriptor{}, nil, unreadable(err)
+	if err != nil {
+		return v1.Descriptor{}, nil, err
 	}
 	for _, d := range manifest.Manifests {
 		if d.Platform != nil && (d.Platform.OS != platform().OS || d.Platform.Architecture != platform().Architecture) {
@@ -148,17 +157,14 @@ func pick(index v1.ImageIndex, depth int) (v1.Descriptor, v1.Image, error) {
 		case d.MediaType.IsIndex():
 			below, err := index.ImageIndex(d.Digest)
 			if err != nil {
-				return d, nil, unreadable(err)
+				return d, nil, err
 			}
 			if _, img, err := pick(below, depth+1); img != nil || err != nil {
 				return d, img, err
 			}
 		case d.MediaType.IsImage():
 			img, err := index.Image(d.Digest)
-			if err != nil {
-				return d, nil, unreadable(err)
-			}
-			return d, img, nil
+			return d, img, err
 		}
 	}
 	return v1.Descriptor{}, nil, nil

@@ -109,15 +109,15 @@ func (r *Registry) Fetch(ctx context.Context, spec Spec, work string, report fun
 	report(Progress{Message: "asking the registry for " + spec.From})
 	var desc *remote.Descriptor
 	ref, err := r.places(ctx, spec.From, func(ref name.Reference, options []remote.Option) (err error) {
-		desc, err = remote.Get(ref, append(options, remote.WithPlatform(platform()))...)
+		desc, err = remote.Get(ref, options...)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	img, err := desc.Image()
+	img, err := imageOf(desc)
 	if err != nil {
-		return nil, r.classify(ref, orNoPlatform(err))
+		return nil, r.classify(ref, err)
 	}
 	base, err := layers{img: img, config: r.Config}.flatten(ctx, work, report)
 	if err != nil {
@@ -130,12 +130,17 @@ func (r *Registry) Fetch(ctx context.Context, spec Spec, work string, report fun
 // platform is what images are wanted for.
 func platform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
 
-// orNoPlatform classifies the want of an image for this machine.
-func orNoPlatform(err error) error {
-	if err != nil && strings.Contains(err.Error(), "no child with platform") {
-		return unsupported("it is not made for linux/" + runtime.GOARCH).Because(err)
+// imageOf is what a name stands for on this machine.
+func imageOf(desc *remote.Descriptor) (v1.Image, error) {
+	if !desc.MediaType.IsIndex() {
+		return desc.Image()
 	}
-	return err
+	index, err := desc.ImageIndex()
+	if err != nil {
+		return nil, err
+	}
+	_, img, err := forThisMachine(index)
+	return img, err
 }
 
 // places calls try for each place from may be had at, until one works: mirrors,

@@ -227,6 +227,43 @@ func TestRegistriesThatFail(t *testing.T) {
 	}
 }
 
+// A name may stand for images of several machines, in indexes of indexes.
+func TestIndexOfManyMachines(t *testing.T) {
+	host := registryWith(t, nil, nil)
+	other, mine := configured(t, ociImage(t, debian(file("etc/who", "other"))), "s390x"), ociImage(t, debian(file("etc/who", "mine")))
+	index := func(images ...mutate.Appendable) v1.ImageIndex {
+		all := v1.ImageIndex(empty.Index)
+		for _, img := range images {
+			p := platform()
+			if img == other {
+				p.Architecture = "s390x"
+			}
+			all = mutate.AppendManifests(all, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &p}})
+		}
+		return all
+	}
+	for n, all := range map[string]v1.ImageIndex{"many:1": index(other, index(other, mine)), "others:1": index(other, index(other))} {
+		ref, err := name.ParseReference(host + "/" + n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.WriteIndex(ref, all); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := newBuilder(t, &Registry{Allow: loopback})
+	got, err := b.Build(t.Context(), Spec{From: host + "/many:1"}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who, _ := unpacked(t, b, got.Ref).read("etc/who"); who != "mine" {
+		t.Errorf("the image of %q", who)
+	}
+	if _, err := b.Build(t.Context(), Spec{From: host + "/others:1"}, quiet); !sandbox.HasCode(err, sandbox.CodeUnsupportedBase) {
+		t.Errorf("none for this machine: %v", err)
+	}
+}
+
 func TestMirrorsAreAskedFirst(t *testing.T) {
 	host := registryWith(t, nil, map[string]v1.Image{"hub/library/node:22-bookworm": ociImage(t, debian())})
 	mirror, err := ParseMirror("docker.io=http://" + host + "/hub")
