@@ -221,7 +221,7 @@ func (s *Store) Sandbox(ctx context.Context, tenant sandbox.TenantID, id string)
 	if !utf8.ValidString(id) || strings.ContainsRune(id, 0) {
 		return sandbox.Sandbox{}, noSandbox // PostgreSQL takes no such text
 	}
-	sb, err := scan(s.byID.QueryRowContext(ctx, id, string(tenant)))
+	sb, err := scan(s.read.QueryRowContext(ctx, selectSandbox+`where id = $1 and tenant = $2 and tenant <> ''`, id, string(tenant)))
 	if !none(err) {
 		return sb, wrap(err, "read sandbox")
 	}

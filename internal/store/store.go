@@ -12,7 +12,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"database/sql"
 	"errors"
 	"sync"
 	"time"
@@ -53,15 +52,14 @@ type Config struct {
 type Store struct {
 	cfg Config
 	dialect
-	write  *sql.DB // one connection
-	read   *sql.DB
+	write  *statements // one connection
+	read   *statements
 	jobs   chan *job
 	quit   chan struct{}
 	closed sync.Once
 	done   sync.WaitGroup
 	keys   keyCache
 	others others
-	byID   *sql.Stmt // a sandbox of a tenant: what is asked most by far
 
 	mu         sync.Mutex
 	announce   func(event.Event)
@@ -90,16 +88,14 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.dialect = postgresDialect{cfg.Node}
 		s.cfg.SharedEvery = cmp.Or(cfg.SharedEvery, 500*time.Millisecond)
 	}
-	var err error
-	if s.write, s.read, err = s.open(cfg); err != nil {
+	write, read, err := s.open(cfg)
+	if err != nil {
 		return nil, err
 	}
+	s.write, s.read = prepared(write), prepared(read)
 	s.write.SetMaxOpenConns(1)
-	if err := migrate(ctx, s.dialect, s.write); err != nil {
+	if err := migrate(ctx, s.dialect, write); err != nil {
 		return nil, errors.Join(classify(err), s.read.Close(), s.write.Close())
-	}
-	if s.byID, err = s.read.PrepareContext(ctx, selectSandbox+`where id = $1 and tenant = $2 and tenant <> ''`); err != nil {
-		return nil, errors.Join(wrap(err, "open database"), s.read.Close(), s.write.Close())
 	}
 	s.done.Go(s.commitLoop)
 	if err := s.join(ctx); err != nil {
@@ -118,7 +114,6 @@ func (s *Store) Close() error {
 		_ = s.writeUsed()
 		close(s.quit)
 		s.done.Wait()
-		_ = s.byID.Close()
 		_ = s.read.Close()
 		err = s.write.Close()
 	})

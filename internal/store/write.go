@@ -28,19 +28,30 @@ const outcomeWait = 2 * time.Minute
 // tx is one transaction.
 type tx struct {
 	sql    *sql.Tx
+	known  *statements
 	node   string
 	events []event.Event
 }
 
 func (t *tx) exec(query string, args ...any) (rows int64, err error) {
-	res, err := t.sql.Exec(query, args...)
+	var res sql.Result
+	if st, _ := t.known.of(query); st != nil {
+		res, err = t.sql.Stmt(st).Exec(args...)
+	} else {
+		res, err = t.sql.Exec(query, args...)
+	}
 	if err != nil {
 		return 0, err
 	}
 	return res.RowsAffected()
 }
 
-func (t *tx) row(query string, args ...any) *sql.Row { return t.sql.QueryRow(query, args...) }
+func (t *tx) row(query string, args ...any) *sql.Row {
+	if st, _ := t.known.of(query); st != nil {
+		return t.sql.Stmt(st).QueryRow(args...)
+	}
+	return t.sql.QueryRow(query, args...)
+}
 
 // record stores an event in the transaction.
 func (t *tx) record(e event.Event) error {
@@ -100,6 +111,9 @@ func (s *Store) commitLoop() {
 			}
 			j.done <- err
 		}
+		if err == nil {
+			s.write.prepareAsked(context.Background())
+		}
 	}
 }
 
@@ -125,7 +139,7 @@ func (s *Store) commitAll(batch []*job) error {
 	}
 	var events []event.Event
 	for _, j := range batch {
-		t := &tx{sql: sqlTx, node: s.cfg.Node}
+		t := &tx{sql: sqlTx, known: s.write, node: s.cfg.Node}
 		err := context.Cause(j.ctx)
 		if err == nil {
 			err = j.run(t)
@@ -166,7 +180,7 @@ func (s *Store) outcome(turn string, cause error) error {
 	for {
 		select {
 		case <-look.C:
-			switch committed, err := s.committed(s.write, turn); {
+			switch committed, err := s.committed(s.write.DB, turn); {
 			case err == nil && committed:
 				return nil
 			case err == nil:
