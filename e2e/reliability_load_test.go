@@ -160,6 +160,8 @@ func (k *campaign) do(ctx context.Context, client int, s *subject, d deed, metho
 	switch {
 	case uses && (v == refused && err == nil && a.str("error.code") != "SANDBOX_NOT_RUNNING" || v == unknown && d.What == read):
 		d, o = deed{What: wake}, result{Lost: true} // all that it may have done
+	case d.What == start && v == refused && a.str("error.code") == "START_FAILED":
+		d, o = deed{What: falter}, result{Lost: true}
 	case v == refused, v == unknown && (d.What == look || d.What == fork):
 		return v
 	}

@@ -21,6 +21,7 @@ const (
 	wake    action = "wake"    // what using it does first; nobody asks for it alone
 	stop    action = "stop"    // pause with files, or destroy what is not persistent
 	start   action = "start"   // back, from memory or files
+	falter  action = "falter"  // a start that failed, after which use may try it again
 	pause   action = "pause"   // with memory
 	keep    action = "keep"    // a snapshot, named value
 	back    action = "restore" // to the snapshot named value: it is paused as that was
@@ -74,6 +75,12 @@ func (l life) step(d deed, o result) []any {
 	next := l.after(d, o)
 	if !o.Lost {
 		return next
+	}
+	switch d.What {
+	case write, count:
+		if woken, ok := l.used(); ok { // or the server was killed before it got to the command
+			next = append(next, woken)
+		}
 	}
 	return append(next, l) // or it never happened
 }
@@ -150,6 +157,11 @@ func (l life) after(d deed, o result) []any {
 		}
 		if l.State != "running" {
 			return nil
+		}
+		return one(l)
+	case falter:
+		if l.State == "paused" {
+			l.Stopped = false
 		}
 		return one(l)
 	case fork:

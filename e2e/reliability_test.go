@@ -92,6 +92,9 @@ func reliabilityServer(t *testing.T) *Server {
 		_ = unix.Unmount(s.data, unix.MNT_DETACH)
 		if t.Failed() {
 			t.Logf("log of the server:\n%s\nlog of its engine:\n%s", s.log.tail(0, 120), s.engineLog())
+			if *reliabilityReport != "" { // a long run's end tells little of its middle
+				_ = os.WriteFile(*reliabilityReport+".log", []byte(s.log.since(0)), 0o600)
+			}
 		}
 	})
 	if err := theLab.cloneTemplate(s.data); err != nil {
@@ -410,10 +413,14 @@ func TestReliabilityModel(t *testing.T) {
 			deed{What: crash}, result{}, deed{What: start}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
 		"a crash that loses the files of the last stop": {[]any{deed{What: stop}, result{}, deed{What: start}, result{},
 			deed{What: crash}, result{}, deed{What: start}, result{}, deed{What: read}, result{}}, false},
-		"back to a snapshot":                   {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{arrive, 9}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
-		"paused for a moment on the way back":  {[]any{deed{keep, 9}, result{}, deed{back, 9}, result{}, deed{What: look}, result{State: "paused"}, deed{arrive, 9}, result{}, deed{What: look}, result{State: "running"}}, true},
-		"a restore that restores nothing":      {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{arrive, 9}, result{}, deed{What: read}, result{File: 6, Number: 1}}, false},
-		"a write that nobody knows of, later":  {[]any{deed{write, 7}, result{Lost: true}, deed{What: read}, result{File: 5, Number: 1}, deed{What: read}, result{File: 7, Number: 1}}, true},
+		"back to a snapshot":                  {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{arrive, 9}, result{}, deed{What: read}, result{File: 5, Number: 1}}, true},
+		"paused for a moment on the way back": {[]any{deed{keep, 9}, result{}, deed{back, 9}, result{}, deed{What: look}, result{State: "paused"}, deed{arrive, 9}, result{}, deed{What: look}, result{State: "running"}}, true},
+		"a restore that restores nothing":     {[]any{deed{keep, 9}, result{}, deed{write, 6}, result{}, deed{back, 9}, result{}, deed{arrive, 9}, result{}, deed{What: read}, result{File: 6, Number: 1}}, false},
+		"a write that nobody knows of, later": {[]any{deed{write, 7}, result{Lost: true}, deed{What: read}, result{File: 5, Number: 1}, deed{What: read}, result{File: 7, Number: 1}}, true},
+		"a command that nobody knows of, which woke it and did no more": {[]any{deed{What: pause}, result{}, deed{What: count}, result{Lost: true},
+			deed{What: look}, result{State: "running"}, deed{What: read}, result{File: 5, Number: 1}}, true},
+		"and one that could not wake it":       {[]any{deed{What: stop}, result{}, deed{What: count}, result{Lost: true}, deed{What: look}, result{State: "running"}}, false},
+		"use wakes what could not be started":  {[]any{deed{What: stop}, result{}, deed{What: falter}, result{Lost: true}, deed{What: read}, result{File: 5, Number: 1}}, true},
 		"a copy of something else":             {[]any{deed{What: fork}, result{File: 4, Number: 1}}, false},
 		"running again after it was destroyed": {[]any{deed{What: destroy}, result{}, deed{What: look}, result{State: "running"}}, false},
 	} {
