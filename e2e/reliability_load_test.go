@@ -68,6 +68,8 @@ type campaign struct {
 	faults   []string       // answers that should never come
 	harmed   []string       // what was done to the server, and when
 	full     bool           // the disk is
+
+	filled [][2]time.Time // when it was; who does the harm writes it
 }
 
 // gate is closed while the server is down.

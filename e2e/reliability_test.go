@@ -224,6 +224,7 @@ func (k *campaign) owners(id string) []int { return k.srv.sentriesOf(id) }
 
 // fillDisk leaves the server without room for a while; sometimes it is killed then.
 func (k *campaign) fillDisk(ctx context.Context, t *testing.T, rnd *rand.Rand) {
+	began := time.Now()
 	k.mu.Lock()
 	k.full = true
 	k.mu.Unlock()
@@ -250,6 +251,7 @@ func (k *campaign) fillDisk(ctx context.Context, t *testing.T, rnd *rand.Rand) {
 	k.mu.Lock()
 	k.full = false
 	k.mu.Unlock()
+	k.filled = append(k.filled, [2]time.Time{began, time.Now()})
 }
 
 // fallocate takes all the room there is, at once.
@@ -298,11 +300,16 @@ func (k *campaign) settle(t *testing.T, client int) {
 	}
 	deadline := max(20*time.Second, *reliabilityFor/10)
 	for _, s := range k.all() {
+		told, err := s.told(ctx)
+		if err != nil {
+			t.Errorf("events of %s: %v", s.id, err)
+		}
+		if why := disordered(told); why != "" {
+			t.Errorf("events of %s: %s", s.id, why)
+		}
+		k.starved(client, s, told)
 		if why := inconsistent(s.ops, deadline); why != "" {
 			t.Errorf("%s (persistent: %v): %s", s.id, s.persist, why)
-		}
-		if why := disordered(ctx, s); why != "" {
-			t.Errorf("events of %s: %s", s.id, why)
 		}
 	}
 }
@@ -316,26 +323,52 @@ var following = map[string][]string{
 	"error":        {"destroyed"},
 }
 
-// disordered tells what is wrong with the events of a destroyed sandbox.
-func disordered(ctx context.Context, s *subject) string {
+// told are all events of a destroyed sandbox.
+func (s *subject) told(ctx context.Context) (all []frame, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	req, err := s.c.request(ctx, "GET", "sandboxes/"+s.id+"/events", nil, header{"Last-Event-ID", "0"}, header{"Accept", "text/event-stream"})
 	if err != nil {
-		return err.Error()
+		return nil, err
 	}
 	res, err := s.c.http.Do(req)
 	if err != nil {
-		return err.Error()
+		return nil, err
 	}
 	defer res.Body.Close()
 	r := newFrames(res.Body)
-	state, last := "", ""
 	for {
 		f, err := r.next()
 		if err != nil {
-			break // the stream of a destroyed sandbox ends
+			return all, nil // the stream of a destroyed sandbox ends
 		}
+		all = append(all, f)
+	}
+}
+
+// starved adds the deaths that docs/state.md promises nothing better for: of a
+// sandbox whose disk became full while what it starts from was still being read in
+// behind its start. It must have told so, and have started a moment before.
+func (k *campaign) starved(client int, s *subject, told []frame) {
+	started := time.Time{}
+	for _, f := range told {
+		o := f.JSON()
+		at, _ := time.Parse(time.RFC3339Nano, fmt.Sprint(o["timestamp"]))
+		switch {
+		case f.Event == "state_changed" && o["state"] == "running":
+			started = at
+		case f.Event == "error" && o["code"] == "SANDBOX_LOST" && at.Sub(started) < 3*time.Second &&
+			slices.ContainsFunc(k.filled, func(w [2]time.Time) bool { return at.After(w[0]) && at.Before(w[1]) }):
+			k.tally("starved of disk behind its start")
+			s.note(client, deed{What: crash}, result{}, started.Sub(k.began).Nanoseconds(), at.Sub(k.began).Nanoseconds())
+		}
+	}
+}
+
+// disordered tells what is wrong with the events of a destroyed sandbox.
+func disordered(told []frame) string {
+	state, last := "", ""
+	for _, f := range told {
 		if f.ID != "" && len(f.ID) == len(last) && f.ID <= last || len(f.ID) < len(last) {
 			return fmt.Sprintf("%s comes after %s", f.ID, last)
 		}
