@@ -176,7 +176,7 @@ func (l *load) settle(t *testing.T, round int) {
 	}
 	l.bad = nil
 	var why string
-	eventually(t, 20*time.Second, fmt.Sprintf("round %d: everything is as acknowledged", round), func() bool {
+	if !soon(20*time.Second, func() bool {
 		why = ""
 		seen := map[string]bool{}
 		for _, sb := range l.c.do(t, "GET", "sandboxes", nil).want(t, 200, "").list() {
@@ -191,11 +191,10 @@ func (l *load) settle(t *testing.T, round int) {
 				why += id + " is gone; "
 			}
 		}
-		if why != "" && ctx.Err() != nil {
-			t.Fatalf("round %d: %s", round, why)
-		}
 		return why == ""
-	})
+	}) {
+		t.Fatalf("round %d: not as acknowledged: %s %v", round, why, l.bad)
+	}
 	for id, f := range want {
 		a := l.c.exec(t, id, "cat /root/mark 2>/dev/null || true")
 		if a.Status != 200 || f.content != "" && a.str("stdout") != f.content {

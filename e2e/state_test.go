@@ -132,7 +132,7 @@ func (c *Client) sane(t *testing.T, when, id, slug string, is *island, random ma
 func TestPauseAndResume(t *testing.T) {
 	t.Parallel()
 	is := newIsland(t, "s"+shared.name, "25.255.251.1", "25.255.251.2")
-	s := ownServer(t, options{flags: []string{"--nameservers=" + is.server}})
+	s := ownServer(t, options{flags: []string{"--nameservers=" + is.server, "--rate-limit=0"}})
 	c := s.tenant(t)
 	a := c.created(t, obj{"persistent": true, "timeout_sec": 900})
 	id, slug := a.str("id"), a.str("slug")
