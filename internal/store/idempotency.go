@@ -105,14 +105,14 @@ func snapshotMade(row rowQuery, tenant sandbox.TenantID, ids []string) (sandbox.
 	return sandbox.Snapshot{}, nil
 }
 
-// Forked returns the copies that an earlier fork with the same key made.
-func (s *Store) Forked(ctx context.Context, tenant sandbox.TenantID, k sandbox.Idempotency) ([]sandbox.Sandbox, error) {
+// Made returns the sandboxes that an earlier create or fork with the same key made.
+func (s *Store) Made(ctx context.Context, tenant sandbox.TenantID, k sandbox.Idempotency) ([]sandbox.Sandbox, error) {
 	ids, err := s.made(ctx, tenant, k)
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
 	list, err := sandboxesOf(s.reading(ctx), tenant, ids)
-	return list, wrap(err, "look for copies")
+	return list, wrap(err, "look for what an earlier request made")
 }
 
 // Snapped returns the snapshot that an earlier request with the same key made; the

@@ -354,7 +354,7 @@ func TestRepeatedSnapshotsAndForks(t *testing.T) {
 		if err != nil || isNew || len(again) != 2 || again[0].ID != copies[0].ID || again[1].ID != copies[1].ID {
 			t.Errorf("again: %v, %v, %v", again, isNew, err)
 		}
-		if list, err := s.Forked(ctx, a, fork.Idempotency); err != nil || len(list) != 2 || list[0].ID != copies[0].ID {
+		if list, err := s.Made(ctx, a, fork.Idempotency); err != nil || len(list) != 2 || list[0].ID != copies[0].ID {
 			t.Errorf("Forked = %v, %v", list, err)
 		}
 		fork.Idempotency.Digest[0] = 2

@@ -161,9 +161,9 @@ type SnapshotStore interface {
 	// AddSnapshot begins a snapshot, or makes one of a paused sandbox at once; not
 	// fresh, it is that of an earlier request with the same key.
 	AddSnapshot(ctx context.Context, n sandbox.Snapshot, k sandbox.Idempotency) (got sandbox.Snapshot, fresh bool, err error)
-	// Snapped and Forked are what an earlier request with the same key made, if any.
+	// Snapped and Made are what an earlier request with the same key made, if any.
 	Snapped(ctx context.Context, tenant sandbox.TenantID, k sandbox.Idempotency) (sandbox.Snapshot, error)
-	Forked(ctx context.Context, tenant sandbox.TenantID, k sandbox.Idempotency) ([]sandbox.Sandbox, error)
+	Made(ctx context.Context, tenant sandbox.TenantID, k sandbox.Idempotency) ([]sandbox.Sandbox, error)
 	// EndSnapshot makes it ready, or failed when it has a Reason.
 	EndSnapshot(ctx context.Context, n sandbox.Snapshot) (sandbox.Snapshot, error)
 	Snapshot(ctx context.Context, tenant sandbox.TenantID, id string) (sandbox.Snapshot, error)

@@ -35,7 +35,11 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 		return sandbox.Sandbox{}, err
 	}
 	if err := s.makeRoom(ctx, sb.Spec); err != nil {
-		return sandbox.Sandbox{}, err
+		earlier, failed := s.store.Made(ctx, c.Tenant, req.Idempotency)
+		if failed == nil && len(earlier) > 0 { // its room is taken already
+			return s.await(ctx, earlier[0])
+		}
+		return sandbox.Sandbox{}, cmp.Or(failed, err)
 	}
 	if sb.Spec.Resources == s.cfg.usual(t) {
 		s.demand.note(t.ID, time.Now())

@@ -24,7 +24,7 @@ func (s *Supervisor) Fork(ctx context.Context, c sandbox.Caller, id string, req 
 	if err := s.cfg.allowFork(req); err != nil {
 		return nil, err
 	}
-	earlier, err := s.store.Forked(ctx, c.Tenant, req.Idempotency)
+	earlier, err := s.store.Made(ctx, c.Tenant, req.Idempotency)
 	if err != nil || len(earlier) > 0 { // before anything stands still for it
 		return s.awaitAll(ctx, earlier), err
 	}

@@ -308,7 +308,16 @@ func TestFullHostTakesNoSandboxAndFillsNoPool(t *testing.T) {
 	m.host.full.Store(false)
 	m.wakePool()
 	m.warm(1)
-	m.create(m.a, sandbox.CreateRequest{})
+	made := m.create(m.a, sandbox.CreateRequest{Idempotency: sandbox.Idempotency{Key: "k", Digest: [32]byte{1}}})
+	// Who lost that answer gets it, whatever the host has room for by then.
+	m.host.full.Store(true)
+	again, err := m.Create(m.ctx, m.a, sandbox.CreateRequest{Idempotency: sandbox.Idempotency{Key: "k", Digest: [32]byte{1}}})
+	if err != nil || again.ID != made.ID {
+		t.Errorf("the same request on a full host: %s, %v, want %s", again.ID, err, made.ID)
+	}
+	if _, err := m.Create(m.ctx, m.a, sandbox.CreateRequest{Idempotency: sandbox.Idempotency{Key: "k", Digest: [32]byte{2}}}); code(err) != sandbox.CodeIdempotency {
+		t.Errorf("another request with its key: %v", err)
+	}
 }
 
 func TestPoolFailureDoesNotStopIt(t *testing.T) {
