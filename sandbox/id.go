@@ -26,11 +26,14 @@ var crockford = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPaddi
 // NewID returns a fresh sandbox ID.
 func NewID() ID { return ID(NewName("sbx_")) }
 
-// NewName returns prefix and 26 characters: 48 bits of milliseconds, 80 random.
+// NewName returns prefix and 26 characters that sort by time: 48 bits of
+// milliseconds, 16 of what is less than one, 64 random.
 func NewName(prefix string) string {
 	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16)
-	_, _ = rand.Read(b[6:]) // crypto/rand.Read never fails (Go 1.24)
+	now := time.Now()
+	part := now.UnixNano() % int64(time.Millisecond)
+	binary.BigEndian.PutUint64(b[:8], uint64(now.UnixMilli())<<16|uint64(part<<16/int64(time.Millisecond)))
+	_, _ = rand.Read(b[8:]) // crypto/rand.Read never fails (Go 1.24)
 	return prefix + crockford.EncodeToString(b[:])
 }
 

@@ -355,7 +355,7 @@ func TestRepeatedSnapshotsAndForks(t *testing.T) {
 			t.Errorf("again: %v, %v, %v", again, isNew, err)
 		}
 		if list, err := s.Made(ctx, a, fork.Idempotency); err != nil || len(list) != 2 || list[0].ID != copies[0].ID {
-			t.Errorf("Forked = %v, %v", list, err)
+			t.Errorf("Made = %v, %v", list, err)
 		}
 		fork.Idempotency.Digest[0] = 2
 		if _, _, err := s.Fork(ctx, a, fork, []sandbox.Sandbox{fresh(a)}, 0); code(err) != sandbox.CodeIdempotency {

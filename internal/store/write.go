@@ -28,15 +28,16 @@ const outcomeWait = 2 * time.Minute
 // tx is one transaction.
 type tx struct {
 	sql    *sql.Tx
-	known  *statements
+	db     *statements
 	node   string
 	events []event.Event
+	asked  []string // what is not kept prepared yet: it holds the only connection
 }
 
 func (t *tx) exec(query string, args ...any) (rows int64, err error) {
 	var res sql.Result
-	if st, _ := t.known.of(query); st != nil {
-		res, err = t.sql.Stmt(st).Exec(args...)
+	if st := t.prepared(query); st != nil {
+		res, err = st.Exec(args...)
 	} else {
 		res, err = t.sql.Exec(query, args...)
 	}
@@ -47,10 +48,22 @@ func (t *tx) exec(query string, args ...any) (rows int64, err error) {
 }
 
 func (t *tx) row(query string, args ...any) *sql.Row {
-	if st, _ := t.known.of(query); st != nil {
-		return t.sql.Stmt(st).QueryRow(args...)
+	if st := t.prepared(query); st != nil {
+		return st.QueryRow(args...)
 	}
 	return t.sql.QueryRow(query, args...)
+}
+
+// prepared is a query as it is kept, for this transaction; nil when it is not.
+func (t *tx) prepared(query string) *sql.Stmt {
+	st, room := t.db.find(query)
+	if st != nil {
+		return t.sql.Stmt(st)
+	}
+	if room {
+		t.asked = append(t.asked, query)
+	}
+	return nil
 }
 
 // record stores an event in the transaction.
@@ -111,9 +124,6 @@ func (s *Store) commitLoop() {
 			}
 			j.done <- err
 		}
-		if err == nil {
-			s.write.prepareAsked(context.Background())
-		}
 	}
 }
 
@@ -138,8 +148,9 @@ func (s *Store) commitAll(batch []*job) error {
 		return classify(err)
 	}
 	var events []event.Event
+	var asked []string
 	for _, j := range batch {
-		t := &tx{sql: sqlTx, known: s.write, node: s.cfg.Node}
+		t := &tx{sql: sqlTx, db: s.write, node: s.cfg.Node}
 		err := context.Cause(j.ctx)
 		if err == nil {
 			err = j.run(t)
@@ -148,7 +159,7 @@ func (s *Store) commitAll(batch []*job) error {
 			_ = sqlTx.Rollback()
 			return classify(err)
 		}
-		events = append(events, t.events...)
+		events, asked = append(events, t.events...), append(asked, t.asked...)
 	}
 	if err := sqlTx.Commit(); err != nil {
 		_ = sqlTx.Rollback()
@@ -158,6 +169,9 @@ func (s *Store) commitAll(batch []*job) error {
 		if err := s.outcome(turn, err); err != nil {
 			return err
 		}
+	}
+	for _, query := range asked {
+		s.write.keep(context.Background(), query)
 	}
 	s.mu.Lock()
 	announce := s.announce

@@ -26,6 +26,13 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 		}
 		req.Workspace.ID = c.Workspace
 	}
+	earlier, err := s.store.Made(ctx, c.Tenant, req.Idempotency)
+	if err != nil {
+		return sandbox.Sandbox{}, err
+	}
+	if len(earlier) > 0 { // whatever became of its template, and of the host's room
+		return s.made(ctx, earlier[0]), nil
+	}
 	t, err := s.resolve(ctx, c.Tenant, cmp.Or(req.Template, s.cfg.Template))
 	if err != nil {
 		return sandbox.Sandbox{}, err
@@ -35,11 +42,7 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 		return sandbox.Sandbox{}, err
 	}
 	if err := s.makeRoom(ctx, sb.Spec); err != nil {
-		earlier, failed := s.store.Made(ctx, c.Tenant, req.Idempotency)
-		if failed == nil && len(earlier) > 0 { // its room is taken already
-			return s.await(ctx, earlier[0])
-		}
-		return sandbox.Sandbox{}, cmp.Or(failed, err)
+		return sandbox.Sandbox{}, err
 	}
 	if sb.Spec.Resources == s.cfg.usual(t) {
 		s.demand.note(t.ID, time.Now())
@@ -64,12 +67,16 @@ func (s *Supervisor) Create(ctx context.Context, c sandbox.Caller, req sandbox.C
 	} else if fresh {
 		s.spawn(func() { s.provision(because(u.life, ctx), u, got, t) })
 	}
-	if now, err := s.await(ctx, got); err == nil {
-		return now, nil
+	return s.made(ctx, got), nil
+}
+
+// made is a sandbox once it runs, or as it is when CreateWait is over. Its row is
+// durable, so that an error would be wrong: whoever got it would ask for another.
+func (s *Supervisor) made(ctx context.Context, sb sandbox.Sandbox) sandbox.Sandbox {
+	if now, err := s.await(ctx, sb); err == nil {
+		return now
 	}
-	// Its row is durable, so that an error would be wrong: whoever got it would
-	// ask for another.
-	return got, nil
+	return sb
 }
 
 // open tells whether new sandboxes are taken.
