@@ -42,7 +42,7 @@ type Client struct {
 // NewClient returns a client that reaches the agent through dial.
 func NewClient(dial func(context.Context) (net.Conn, error)) *Client {
 	t := &http.Transport{
-		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return aborting(dial(ctx)) },
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     90 * time.Second,
 		DisableCompression:  true,
@@ -63,6 +63,17 @@ func NewClient(dial func(context.Context) (net.Conn, error)) *Client {
 			// Nothing compressed is asked for, or unpacked should it come all the same.
 			connect.WithAcceptCompression("gzip", nil, nil)),
 	}
+}
+
+// aborting has a connection end at once when it is closed, which is after its last
+// answer. Else the host would repeat its goodbye for minutes, to whoever has the
+// sandbox's address by then; one that comes while a kernel is being restored can
+// leave the agent's port there deaf.
+func aborting(c net.Conn, err error) (net.Conn, error) {
+	if t, ok := c.(interface{ SetLinger(sec int) error }); ok && err == nil {
+		err = t.SetLinger(0)
+	}
+	return c, err
 }
 
 // base is the URL prefix; the host part is never looked up.

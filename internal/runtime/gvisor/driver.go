@@ -212,10 +212,10 @@ func (d *Driver) Close() error {
 	for _, l := range d.lives {
 		l.mu.Lock()
 		conns := l.conns
-		l.conns = map[net.Conn]struct{}{}
+		l.conns = map[*guestConn]struct{}{}
 		l.mu.Unlock()
 		for c := range conns {
-			_ = c.(*guestConn).TCPConn.Close()
+			_ = c.TCPConn.Close()
 		}
 	}
 	if d.pinned != nil {
@@ -331,7 +331,7 @@ func (d *Driver) meet(id sandbox.ID, e *engine, address string) *live {
 	if l := d.lives[id]; l != nil {
 		return l
 	}
-	l := &live{id: id, engine: e, address: address, gone: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	l := &live{id: id, engine: e, address: address, gone: make(chan struct{}), conns: map[*guestConn]struct{}{}}
 	d.lives[id] = l
 	d.work.Go(func() {
 		l.follow(d.ctx, func(err error) { d.log.Error("wait for a sandbox", "sandbox", id, "err", err) })

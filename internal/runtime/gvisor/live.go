@@ -25,7 +25,7 @@ type live struct {
 	mu    sync.Mutex
 	ended bool
 	exit  runtime.Exit
-	conns map[net.Conn]struct{}
+	conns map[*guestConn]struct{}
 }
 
 // follow waits for the end of the sandbox, across restarts of its engine, until
@@ -69,7 +69,8 @@ func (l *live) end(exit runtime.Exit) {
 	l.mu.Unlock()
 	close(l.gone)
 	for c := range conns {
-		c.Close()
+		_ = c.SetLinger(0) // nobody is there to hear more, and the next one there must not
+		c.TCPConn.Close()
 	}
 }
 
